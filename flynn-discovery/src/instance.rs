@@ -1,0 +1,36 @@
+//! One running copy of a service.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::InstanceId;
+
+/// One running copy of a service: where it listens and what it says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its identity; registering the same id again replaces the earlier registration.
+    pub id: InstanceId,
+    /// `host:port` (IPv6 addresses in brackets).
+    pub addr: String,
+    /// The protocol spoken at `addr`: `tcp`, `http`, ….
+    pub proto: String,
+    /// Attributes, free to choose.
+    #[serde(default, rename = "meta", deserialize_with = "null_is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// Position in the order of registration; the lowest is the oldest. Set by the registry; 0 before.
+    #[serde(default, rename = "index", skip_serializing_if = "is_zero")]
+    pub created: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Go clients send `null` for an empty map.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

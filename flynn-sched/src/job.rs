@@ -1,0 +1,86 @@
+//! A job: one placed copy of a group, and what its host says of it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GroupId, HostId, JobId, JobSpec};
+
+/// One placed copy of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// The group it belongs to.
+    pub group: GroupId,
+    /// The host it was placed on. A job never moves; it is replaced.
+    pub host: HostId,
+    /// What it is.
+    pub spec: Arc<JobSpec>,
+    /// Should it run (`false`) or stop and stay stopped (`true`)?
+    #[serde(default)]
+    pub is_stopping: bool,
+    /// When it was placed, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub placed_at_ms: u64,
+    /// Which attempt of a batch job this is, from 0.
+    #[serde(default)]
+    pub attempt: u32,
+    /// What its host last said of it.
+    #[serde(default)]
+    pub status: JobStatus,
+}
+
+/// What a host says of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobStatus {
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// The exit status of the last run: the code, or 128 + the signal.
+    pub exit_status: Option<i32>,
+    /// Why it is not running, in one sentence, if it should be.
+    pub error: Option<String>,
+    /// How often the host has started it again.
+    pub restarts: u32,
+    /// The ports it was given, in the order of [`JobSpec::ports`].
+    pub ports: Vec<u16>,
+    /// When this status was reached, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// When its present run began, in milliseconds since the Unix epoch.
+    pub started_at_ms: Option<u64>,
+}
+
+/// Where in its life a job is.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Placed; its host has not said anything of it yet.
+    #[default]
+    Pending,
+    /// Its files are fetched or its process is starting; not healthy yet.
+    Starting,
+    /// It runs, and its health checks pass.
+    Up,
+    /// It ended by itself or became unhealthy, and is started again after a delay.
+    Restarting,
+    /// It was told to stop.
+    Stopping,
+    /// It ended as it should: it was stopped, or ran to completion with exit status 0. Final.
+    Done,
+    /// It ended with another exit status and is not started again. Final.
+    Crashed,
+    /// The host could not run it, or lost it. Final.
+    Failed,
+}
+
+impl Phase {
+    /// Is this the end of the job?
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Crashed | Self::Failed)
+    }
+}

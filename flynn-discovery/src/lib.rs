@@ -2,6 +2,8 @@
 
 pub mod backend;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod instance;
 mod name;
 

@@ -2,14 +2,25 @@
 //!
 //! Implement [`Backend`] to bring your own store; use `Registry` over it in an application.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+pub mod deadlines;
+mod key;
+pub mod kv;
+mod memory;
+pub mod watch;
+
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::Result;
+
+pub use self::{
+    key::{Key, Prefix},
+    memory::MemoryBackend,
+};
 
 /// A consistent store of small values with leases, watches and transactions.
 ///
@@ -46,7 +57,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// Returns the revision of the change; every entry written has it as its version. Deleting an absent key succeeds.
     /// A transaction that changes nothing returns the store's present revision. A put of a key that exists replaces
-    /// value and lease and keeps [`Entry::created`]. At most [`MAX_OPS`] compares and ops together.
+    /// value and lease and keeps [`Entry::created`]. At most [`MAX_OPS`] compares and ops together, and
+    /// [`MAX_COMMIT_LEN`] bytes of keys and values.
     ///
     /// # Errors
     ///
@@ -148,105 +160,11 @@ pub async fn list_all(backend: &dyn Backend, prefix: &Prefix) -> Result<Vec<Entr
 /// The most compares and ops in one [`Backend::commit`], together.
 pub const MAX_OPS: usize = 4096;
 
-/// A key: one or more segments joined by `/`, each 1 or more of visible ASCII except `/`; at most 512 bytes.
-///
-/// `.` and `..` are not segments. Paths are what etcd, ZooKeeper and our own stores all have.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Key(Arc<str>);
+/// The longest value, in bytes; a backend may allow less ([`Capabilities::max_value_len`]).
+pub const MAX_VALUE_LEN: usize = 1024 * 1024;
 
-impl Key {
-    /// The longest key, in bytes.
-    pub const MAX_LEN: usize = 512;
-
-    /// Parses a key.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] says what is allowed.
-    pub fn parse(key: impl Into<String>) -> Result<Self> {
-        let key = key.into();
-        let fits = key.len() <= Self::MAX_LEN
-            && key.split('/').all(|segment| {
-                !segment.is_empty()
-                    && segment != "."
-                    && segment != ".."
-                    && segment.bytes().all(|b| b.is_ascii_graphic())
-            });
-        if fits {
-            Ok(Self(key.into()))
-        } else {
-            Err(Error::Invalid {
-                what: format!("key {key:?}"),
-                why: "a key is segments of visible ASCII joined by '/', at most 512 bytes"
-                    .to_owned(),
-            })
-        }
-    }
-
-    /// The key as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// All keys below a directory: empty (every key) or segments each followed by `/`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Prefix(Arc<str>);
-
-impl Prefix {
-    /// Every key.
-    #[must_use]
-    pub fn root() -> Self {
-        Self(Arc::from(""))
-    }
-
-    /// Parses a prefix; a missing `/` at the end is an error, so that `jobs/a` is never taken for `jobs/ab`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] says what is allowed.
-    pub fn parse(prefix: impl Into<String>) -> Result<Self> {
-        let prefix = prefix.into();
-        match prefix.strip_suffix('/') {
-            Some(path) if Key::parse(path).is_ok() => Ok(Self(prefix.into())),
-            None if prefix.is_empty() => Ok(Self::root()),
-            Some(_) | None => Err(Error::Invalid {
-                what: format!("prefix {prefix:?}"),
-                why: "a prefix is empty or a key followed by '/'".to_owned(),
-            }),
-        }
-    }
-
-    /// The prefix as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Is `key` below this prefix?
-    #[must_use]
-    pub fn contains(&self, key: &Key) -> bool {
-        key.0.starts_with(&*self.0)
-    }
-
-    /// The key `rest` below this prefix.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] when the result is not a key.
-    pub fn key(&self, rest: impl fmt::Display) -> Result<Key> {
-        Key::parse(format!("{}{rest}", self.0))
-    }
-
-    /// The part of `key` behind this prefix, if it is below it.
-    #[must_use]
-    pub fn strip<'k>(&self, key: &'k Key) -> Option<&'k str> {
-        key.0.strip_prefix(&*self.0)
-    }
-}
+/// The most bytes of keys and values in one [`Backend::commit`].
+pub const MAX_COMMIT_LEN: usize = 8 * 1024 * 1024;
 
 /// A position in the store's history. Zero is before every change.
 #[derive(
@@ -255,8 +173,18 @@ impl Prefix {
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
+impl Revision {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// The identity of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct LeaseId(pub u64);
 
@@ -363,7 +291,8 @@ impl Op {
 pub struct ListOptions {
     /// Only keys after this one.
     pub after: Option<Key>,
-    /// At most so many; default and upper bound [`ListOptions::MAX_LIMIT`].
+    /// At most so many, and at least one; default and upper bound [`ListOptions::MAX_LIMIT`]. A page of large values may
+    /// hold fewer: [`Page::more`] says whether the list goes on.
     pub limit: usize,
 }
 
@@ -422,6 +351,17 @@ pub enum Change {
     Delete(Key),
 }
 
+impl Change {
+    /// The key it is about.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete(key) => key,
+        }
+    }
+}
+
 /// What a backend promises, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
@@ -434,39 +374,6 @@ pub struct Capabilities {
     /// The longest value, in bytes.
     pub max_value_len: usize,
 }
-
-macro_rules! text_like {
-    ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:?}", &*self.0)
-            }
-        }
-        impl FromStr for $name {
-            type Err = Error;
-            fn from_str(text: &str) -> Result<Self> {
-                Self::parse(text)
-            }
-        }
-        impl TryFrom<String> for $name {
-            type Error = Error;
-            fn try_from(text: String) -> Result<Self> {
-                Self::parse(text)
-            }
-        }
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                name.0.as_ref().to_owned()
-            }
-        }
-    )*};
-}
-text_like!(Key, Prefix);
 
 macro_rules! number_like {
     ($($name:ident),*) => {$(

@@ -1,6 +1,10 @@
 //! The cell behind two traits: [`Cluster`] for those who decide (schedulers, controllers), [`HostLink`] for those who
 //! carry out (host agents). [`ClusterState`] is what both look at.
 
+mod assignments;
+mod local;
+mod published;
+
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
@@ -9,6 +13,10 @@ use futures::stream::BoxStream;
 use crate::{
     ClusterState, Host, HostId, Job, JobId, JobStatus, Result, Transaction, transaction::Committed,
 };
+
+pub use local::LocalCluster;
+
+pub(crate) use assignments::Assignments;
 
 /// The cell: a snapshot to decide on, and the one place where its state changes.
 #[async_trait]
@@ -26,8 +34,15 @@ pub trait Cluster: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`](crate::Error::Conflict) names the host that changed or is full, when the mode is
-    /// all-or-nothing; nothing was changed then.
+    /// When the mode is all-or-nothing, the first change that does not fit, named: [`Error::Conflict`] for a host that
+    /// changed or is full, [`Error::GroupChanged`], [`Error::UnknownHost`], [`Error::Invalid`]; nothing was changed
+    /// then. [`Error::Store`] when the cell cannot be reached.
+    ///
+    /// [`Error::Conflict`]: crate::Error::Conflict
+    /// [`Error::GroupChanged`]: crate::Error::GroupChanged
+    /// [`Error::UnknownHost`]: crate::Error::UnknownHost
+    /// [`Error::Invalid`]: crate::Error::Invalid
+    /// [`Error::Store`]: crate::Error::Store
     ///
     /// # Cancel safety
     ///
@@ -53,7 +68,7 @@ pub trait HostLink: fmt::Debug + Send + Sync + 'static {
     async fn join(&self, host: Host) -> Result<Box<dyn Membership>>;
 
     /// Follows the jobs placed on `host`: the whole list at once, and the whole list again after each change. A job that
-    /// is absent from the list is not wanted here (any more).
+    /// is absent from the list is not wanted here (any more). An `Err` item is the last; follow again after a pause.
     fn assignments(&self, host: &HostId) -> BoxStream<'static, Result<Vec<Arc<Job>>>>;
 
     /// Says how a job of this host is. A report about a job that the cell has forgotten is dropped without an error.
@@ -79,6 +94,10 @@ pub trait Membership: fmt::Debug + Send + Sync {
     /// registrations and join again or exit. Renewal that fails for a while does not resolve it.
     async fn lost(&self);
 
-    /// Leaves the cell now.
+    /// Leaves the cell now. Its jobs count as lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`](crate::Error::Store); the lease runs out by itself then.
     async fn leave(self: Box<Self>) -> Result<()>;
 }

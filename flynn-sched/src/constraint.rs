@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Host;
+
 /// A condition on the host of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -16,4 +18,27 @@ pub enum Constraint {
     },
     /// No two jobs of the group on one host.
     DistinctHosts,
+}
+
+impl Constraint {
+    /// Does the host as such meet it? [`Constraint::DistinctHosts`] is about other jobs, so every host does.
+    #[must_use]
+    pub fn admits(&self, host: &Host) -> bool {
+        match self {
+            Self::Tag { key, value } => host.tags.get(key) == Some(value),
+            Self::DistinctHosts => true,
+        }
+    }
+
+    /// What `host` lacks to meet it, in a sentence fragment.
+    #[must_use]
+    pub fn lack(&self, host: &Host) -> String {
+        match self {
+            Self::Tag { key, value } => match host.tags.get(key) {
+                Some(other) => format!("needs the tag {key}={value}, it is {other}"),
+                None => format!("needs the tag {key}={value}, there is none"),
+            },
+            Self::DistinctHosts => "has a job of the group already".to_owned(),
+        }
+    }
 }

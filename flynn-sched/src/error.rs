@@ -1,6 +1,6 @@
 //! What can go wrong, named by what the caller can do about it.
 
-use crate::{HostId, JobId};
+use crate::{GroupId, HostId, JobId};
 
 /// The result of a scheduling operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,6 +14,14 @@ pub enum Error {
     Conflict {
         /// The host.
         host: HostId,
+        /// What changed.
+        why: String,
+    },
+    /// The group was changed, or its jobs were, since the snapshot: take a new snapshot and schedule again.
+    #[error("group {group}: {why}")]
+    GroupChanged {
+        /// The group.
+        group: GroupId,
         /// What changed.
         why: String,
     },
@@ -66,6 +74,7 @@ impl Error {
         matches!(
             self,
             Self::Conflict { .. }
+                | Self::GroupChanged { .. }
                 | Self::Store {
                     is_transient: true,
                     ..

@@ -50,3 +50,36 @@ pub enum GroupKind {
         retries: u32,
     },
 }
+
+/// What a group's scheduler says of it: what is missing and why, and how far a batch is. The default says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupStatus {
+    /// How many jobs should be placed and are not.
+    pub missing: u32,
+    /// Why they are not placed, or why a batch was given up, in one sentence that names what is lacking.
+    pub blocked: Option<String>,
+    /// Since when it is blocked, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// How many jobs of a batch ended with 0.
+    pub succeeded: u32,
+    /// How many jobs of a batch were given up: they failed as often as they may, or were stopped.
+    pub failed: u32,
+    /// A batch has run: nothing more will be started.
+    pub is_complete: bool,
+    /// What must be remembered of a batch's jobs that the cell no longer keeps, by attempt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forgotten: Vec<Forgotten>,
+}
+
+/// How many jobs of one attempt of a batch the cell has forgotten, by how they ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forgotten {
+    /// They ended with 0.
+    pub succeeded: u32,
+    /// They ended otherwise, or their host was lost; each may have a successor in the next attempt.
+    pub failed: u32,
+    /// They were stopped; they have no successor.
+    pub stopped: u32,
+}

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod clock;
 pub mod cluster;
 mod constraint;
 mod error;
@@ -12,10 +13,10 @@ mod spec;
 mod state;
 pub mod transaction;
 
-pub use cluster::{Cluster, HostLink, Membership};
+pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
 pub use constraint::Constraint;
 pub use error::{Error, Result};
-pub use group::{Group, GroupKind};
+pub use group::{Forgotten, Group, GroupKind, GroupStatus};
 pub use host::Host;
 pub use id::{GroupId, HostId, JobId};
 pub use job::{Job, JobStatus, Phase};

@@ -1,5 +1,7 @@
 //! Amounts of what a host has and a job needs.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Amounts of the divisible resources.
@@ -41,5 +43,92 @@ impl Resources {
             memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
             disk_bytes: self.disk_bytes.saturating_sub(other.disk_bytes),
         }
+    }
+
+    /// What `need` lacks in `self`, in a sentence fragment; `None` if it fits.
+    #[must_use]
+    pub fn shortage(&self, need: &Self) -> Option<String> {
+        let mut lacks = Vec::new();
+        if need.cpu_millis > self.cpu_millis {
+            lacks.push(format!(
+                "{} of cpu, {} is free",
+                Cpu(need.cpu_millis),
+                Cpu(self.cpu_millis)
+            ));
+        }
+        if need.memory_bytes > self.memory_bytes {
+            lacks.push(format!(
+                "{} of memory, {} is free",
+                Bytes(need.memory_bytes),
+                Bytes(self.memory_bytes)
+            ));
+        }
+        if need.disk_bytes > self.disk_bytes {
+            lacks.push(format!(
+                "{} of disk, {} is free",
+                Bytes(need.disk_bytes),
+                Bytes(self.disk_bytes)
+            ));
+        }
+        (!lacks.is_empty()).then(|| format!("needs {}", lacks.join(" and ")))
+    }
+
+    /// The largest of the three shares that `self` is of `whole`; a resource that `whole` does not have counts as 1 if
+    /// any of it is used.
+    #[must_use]
+    pub fn dominant_share(&self, whole: &Self) -> f64 {
+        share(self.cpu_millis, whole.cpu_millis)
+            .max(share(self.memory_bytes, whole.memory_bytes))
+            .max(share(self.disk_bytes, whole.disk_bytes))
+    }
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of cpu, {} of memory, {} of disk",
+            Cpu(self.cpu_millis),
+            Bytes(self.memory_bytes),
+            Bytes(self.disk_bytes)
+        )
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a share needs no more than 52 bits"
+)]
+fn share(part: u64, whole: u64) -> f64 {
+    match (part, whole) {
+        (0, _) => 0.0,
+        (_, 0) => 1.0,
+        (part, whole) => part as f64 / whole as f64,
+    }
+}
+
+struct Cpu(u64);
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} m", self.0)
+    }
+}
+
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        for (unit, size) in UNITS {
+            if self.0 >= size {
+                let tenths = self.0.saturating_mul(10) / size;
+                return match tenths % 10 {
+                    0 => write!(f, "{} {unit}", tenths / 10),
+                    rest => write!(f, "{}.{rest} {unit}", tenths / 10),
+                };
+            }
+        }
+        write!(f, "{} B", self.0)
     }
 }

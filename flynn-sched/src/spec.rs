@@ -44,6 +44,30 @@ pub struct JobSpec {
     pub constraints: Vec<Constraint>,
 }
 
+impl JobSpec {
+    /// The port numbers it insists on.
+    pub fn fixed_ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.iter().filter_map(|port| port.port)
+    }
+
+    /// A port number that it and `other` cannot both have on one host. Jobs of one service may share a port
+    /// (`SO_REUSEPORT`), or none could be replaced without a gap.
+    #[must_use]
+    pub fn port_clash(&self, other: &Self) -> Option<u16> {
+        self.ports.iter().find_map(|mine| {
+            let number = mine.port?;
+            let clashes = |theirs: &Port| {
+                let same_service = match (&mine.service, &theirs.service) {
+                    (Some(a), Some(b)) => a.name == b.name,
+                    _ => false,
+                };
+                theirs.port == Some(number) && !same_service
+            };
+            other.ports.iter().any(clashes).then_some(number)
+        })
+    }
+}
+
 /// A file tree to unpack into a job's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {

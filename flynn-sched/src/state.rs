@@ -4,16 +4,30 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::{Group, GroupId, Host, HostId, Job, JobId, Resources};
+use crate::{Group, GroupId, GroupStatus, Host, HostId, Job, JobId, Resources};
+
+mod edit;
+mod events;
 
 /// All hosts, groups and jobs of a cell at one revision. Cloning it is O(1).
 #[derive(Debug, Clone, Default)]
 pub struct ClusterState {
-    pub(crate) revision: u64,
-    pub(crate) hosts: OrdMap<HostId, HostState>,
-    pub(crate) groups: OrdMap<GroupId, Arc<Group>>,
-    pub(crate) jobs: OrdMap<JobId, Arc<Job>>,
-    pub(crate) jobs_by_group: OrdMap<GroupId, OrdSet<JobId>>,
+    revision: u64,
+    hosts: OrdMap<HostId, HostState>,
+    groups: OrdMap<GroupId, Arc<Group>>,
+    /// Of groups that exist or have jobs.
+    group_versions: OrdMap<GroupId, u64>,
+    notes: OrdMap<GroupId, Arc<GroupStatus>>,
+    jobs: OrdMap<JobId, JobEntry>,
+    jobs_by_group: OrdMap<GroupId, OrdSet<JobId>>,
+}
+
+/// A job and what is known about what is known of it.
+#[derive(Debug, Clone)]
+struct JobEntry {
+    job: Arc<Job>,
+    /// The revision of its newest status report; 0 before the first.
+    reported: u64,
 }
 
 /// A host and what is promised on it.
@@ -21,11 +35,15 @@ pub struct ClusterState {
 pub struct HostState {
     /// What the host says about itself.
     pub host: Arc<Host>,
-    /// Grows with every change of the host or of its jobs' placement.
+    /// The revision of the last change of the host or of its jobs' placement (not of their status).
     pub version: u64,
     /// When its lease ended, in milliseconds since the Unix epoch; `None` while it is alive.
     pub lost_since_ms: Option<u64>,
-    /// The sum of its jobs' requests.
+    /// When it (re)joined the cell, in milliseconds since the Unix epoch, as seen by this observer.
+    pub joined_ms: u64,
+    /// The revision of that.
+    pub joined: u64,
+    /// The sum of the requests of its jobs that are not final.
     pub promised: Resources,
     /// Its jobs.
     pub jobs: OrdSet<JobId>,
@@ -74,15 +92,42 @@ impl ClusterState {
         self.groups.get(id)
     }
 
+    /// The revision of the last change of a group or of its jobs' placement (not of their status); 0 for a group that
+    /// does not exist and has no jobs.
+    #[must_use]
+    pub fn group_version(&self, id: &GroupId) -> u64 {
+        self.group_versions.get(id).copied().unwrap_or_default()
+    }
+
+    /// What the group's scheduler says of it, if it has anything to say.
+    #[must_use]
+    pub fn group_status(&self, id: &GroupId) -> Option<&Arc<GroupStatus>> {
+        self.notes.get(id)
+    }
+
+    /// What the schedulers say of all groups that they have anything to say of, by group.
+    pub fn group_statuses(&self) -> impl Iterator<Item = (&GroupId, &Arc<GroupStatus>)> {
+        self.notes.iter()
+    }
+
     /// All jobs, by id.
     pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.jobs.values()
+        self.jobs.values().map(|entry| &entry.job)
     }
 
     /// One job.
     #[must_use]
     pub fn job(&self, id: &JobId) -> Option<&Arc<Job>> {
-        self.jobs.get(id)
+        self.jobs.get(id).map(|entry| &entry.job)
+    }
+
+    /// Has the job's host said how it is since the host last joined? What it said earlier may be out of date.
+    #[must_use]
+    pub fn is_confirmed(&self, job: &JobId) -> bool {
+        self.jobs.get(job).is_some_and(|entry| {
+            let joined = self.hosts.get(&entry.job.host).map(|host| host.joined);
+            entry.reported > 0 && joined.is_some_and(|joined| entry.reported > joined)
+        })
     }
 
     /// The jobs of a group, by id, whether the group still exists or not.
@@ -91,7 +136,7 @@ impl ClusterState {
             .get(group)
             .into_iter()
             .flatten()
-            .filter_map(|id| self.jobs.get(id))
+            .filter_map(|id| self.job(id))
     }
 
     /// The jobs placed on a host, by id.
@@ -100,6 +145,15 @@ impl ClusterState {
             .get(host)
             .into_iter()
             .flat_map(|h| h.jobs.iter())
-            .filter_map(|id| self.jobs.get(id))
+            .filter_map(|id| self.job(id))
+    }
+
+    /// The jobs whose group does not exist (any more), by group.
+    pub fn orphans(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs_by_group
+            .iter()
+            .filter(|(group, _)| !self.groups.contains_key(*group))
+            .flat_map(|(_, jobs)| jobs)
+            .filter_map(|id| self.job(id))
     }
 }

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::{ClusterState, Group, GroupId, HostId, Job, JobId};
+use crate::{ClusterState, Group, GroupId, GroupStatus, HostId, Job, JobId};
+
+mod apply;
+
+pub use apply::Applied;
 
 /// Staged changes against one snapshot. Nothing happens before [`Cluster::commit`](crate::Cluster::commit).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +21,74 @@ pub struct Transaction {
     pub basis: u64,
 }
 
+impl Transaction {
+    /// An empty transaction against `snapshot`: incremental, conflicting by resource fit.
+    #[must_use]
+    pub fn on(snapshot: &ClusterState) -> Self {
+        Self {
+            basis: snapshot.revision(),
+            ..Self::default()
+        }
+    }
+
+    /// All of it or nothing.
+    #[must_use]
+    pub fn all_or_nothing(mut self) -> Self {
+        self.mode = Mode::AllOrNothing;
+        self
+    }
+
+    /// Conflicts with anything that changed about a host since the snapshot.
+    #[must_use]
+    pub fn by_sequence(mut self) -> Self {
+        self.conflict = Conflict::Sequence;
+        self
+    }
+
+    /// Does it change nothing?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Adds a change.
+    #[must_use]
+    pub fn with(mut self, change: Change) -> Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// Adds [`Change::Start`].
+    #[must_use]
+    pub fn start(self, job: impl Into<Arc<Job>>) -> Self {
+        self.with(Change::Start(job.into()))
+    }
+
+    /// Adds [`Change::Stop`].
+    #[must_use]
+    pub fn stop(self, job: JobId) -> Self {
+        self.with(Change::Stop(job))
+    }
+
+    /// Adds [`Change::Remove`].
+    #[must_use]
+    pub fn remove(self, job: JobId) -> Self {
+        self.with(Change::Remove(job))
+    }
+
+    /// Adds [`Change::PutGroup`].
+    #[must_use]
+    pub fn put_group(self, group: impl Into<Arc<Group>>) -> Self {
+        self.with(Change::PutGroup(group.into()))
+    }
+
+    /// Adds [`Change::RemoveGroup`].
+    #[must_use]
+    pub fn remove_group(self, group: GroupId) -> Self {
+        self.with(Change::RemoveGroup(group))
+    }
+}
+
 /// One staged change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,12 +97,29 @@ pub enum Change {
     Start(Arc<Job>),
     /// Tells a job to stop. Stopping a job that is gone succeeds.
     Stop(JobId),
-    /// Forgets a job that is final, or whose host is lost.
+    /// Forgets a job that is final, or whose host is lost. Removing a job that is gone succeeds.
     Remove(JobId),
     /// Writes a group.
     PutGroup(Arc<Group>),
     /// Removes a group; its jobs are stopped by the schedulers.
     RemoveGroup(GroupId),
+    /// A guard: refused, together with all later changes of the transaction to this group and its jobs, unless the
+    /// group's version is still this. Two schedulers in charge of one group use it to never start the same job twice.
+    ExpectGroup {
+        /// The group.
+        group: GroupId,
+        /// Its [`ClusterState::group_version`] in the snapshot.
+        version: u64,
+    },
+    /// Writes what the group's scheduler says of it. The default removes the note.
+    Note {
+        /// The group.
+        group: GroupId,
+        /// What is said.
+        status: Arc<GroupStatus>,
+    },
+    /// Forgets a lost host that has no jobs. Forgetting an unknown host succeeds.
+    ForgetHost(HostId),
 }
 
 /// What happens when a change does not fit.
@@ -73,4 +162,6 @@ pub struct Refused {
     pub host: Option<HostId>,
     /// Why, in a sentence fragment.
     pub why: String,
+    /// Could it fit after a new look at the cell? `false`: the change itself is wrong.
+    pub is_conflict: bool,
 }

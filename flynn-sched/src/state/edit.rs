@@ -1,0 +1,251 @@
+//! Raw edits: facts written into the state without asking whether they are allowed. [`Transaction`](crate::Transaction)
+//! asks before; what a store reports has been asked already.
+//!
+//! Every edit keeps the indices and sums right: `promised` is the sum over a host's jobs that are not final,
+//! `jobs_by_group` and [`HostState::jobs`] hold exactly the jobs there are.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{Group, GroupId, GroupStatus, Host, HostId, Job, JobId, JobStatus, Resources};
+
+use super::{ClusterState, HostState, JobEntry};
+
+impl ClusterState {
+    /// Moves the revision forward.
+    pub(crate) fn reach(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// The host is alive and says this about itself.
+    pub(crate) fn put_host(&mut self, host: Arc<Host>, version: u64, now_ms: u64) {
+        match self.hosts.get_mut(&host.id) {
+            Some(known) => {
+                let has_joined =
+                    known.lost_since_ms.is_some() || known.host.incarnation != host.incarnation;
+                if has_joined {
+                    known.joined = version;
+                    known.joined_ms = now_ms;
+                }
+                known.lost_since_ms = None;
+                known.version = known.version.max(version);
+                known.host = host;
+            }
+            None => {
+                let mut state = empty(host, version, None);
+                state.joined = version;
+                state.joined_ms = now_ms;
+                self.hosts.insert(state.host.id.clone(), state);
+            }
+        }
+    }
+
+    /// The host is (still) not there; `host` is what it last said about itself. The moment it was first missed is kept.
+    pub(crate) fn put_lost_host(&mut self, host: Arc<Host>, version: u64, now_ms: u64) {
+        match self.hosts.get_mut(&host.id) {
+            Some(known) => {
+                known.lost_since_ms = known.lost_since_ms.or(Some(now_ms));
+                known.version = known.version.max(version);
+                known.host = host;
+            }
+            None => {
+                let state = empty(host, version, Some(now_ms));
+                self.hosts.insert(state.host.id.clone(), state);
+            }
+        }
+    }
+
+    /// The host has vanished. Unknown hosts stay unknown.
+    pub(crate) fn lose_host(&mut self, id: &HostId, version: u64, now_ms: u64) {
+        if let Some(known) = self.hosts.get_mut(id) {
+            known.lost_since_ms = known.lost_since_ms.or(Some(now_ms));
+            known.version = known.version.max(version);
+        }
+    }
+
+    /// Takes over from an earlier state what only observers know: since when hosts are lost or there.
+    pub(crate) fn remember(&mut self, earlier: &Self) {
+        let known: Vec<HostId> = self.hosts.keys().cloned().collect();
+        for id in known {
+            let (Some(before), Some(now)) = (earlier.hosts.get(&id), self.hosts.get_mut(&id))
+            else {
+                continue;
+            };
+            match (now.lost_since_ms, before.lost_since_ms) {
+                (Some(_), Some(since)) => now.lost_since_ms = Some(since),
+                (None, None) if now.host.incarnation == before.host.incarnation => {
+                    now.joined = before.joined;
+                    now.joined_ms = before.joined_ms;
+                }
+                (Some(_), None) | (None, _) => {}
+            }
+        }
+    }
+
+    /// Forgets a host; if jobs are placed on it, it stays as a lost one, so that they have a host.
+    pub(crate) fn remove_host(&mut self, id: &HostId, version: u64, now_ms: u64) {
+        if self.hosts.get(id).is_some_and(|host| host.jobs.is_empty()) {
+            self.hosts.remove(id);
+        } else {
+            self.lose_host(id, version, now_ms);
+        }
+    }
+
+    /// Something about the host's placements changed in `version`.
+    pub(crate) fn touch_host(&mut self, id: &HostId, version: u64) {
+        if let Some(host) = self.hosts.get_mut(id) {
+            host.version = host.version.max(version);
+        }
+    }
+
+    pub(crate) fn put_group(&mut self, group: Arc<Group>, version: u64) {
+        self.groups.insert(group.id.clone(), Arc::clone(&group));
+        self.touch_group(&group.id, version);
+    }
+
+    pub(crate) fn remove_group(&mut self, id: &GroupId, version: u64) {
+        self.groups.remove(id);
+        self.notes.remove(id);
+        self.touch_group(id, version);
+    }
+
+    /// Something about the group or its placements changed in `version`. A group that neither exists nor has jobs has
+    /// no version.
+    pub(crate) fn touch_group(&mut self, id: &GroupId, version: u64) {
+        if self.groups.contains_key(id) || self.jobs_by_group.contains_key(id) {
+            let now = self.group_version(id).max(version);
+            self.group_versions.insert(id.clone(), now);
+        } else {
+            self.group_versions.remove(id);
+        }
+    }
+
+    /// Writes a note; the default is none.
+    pub(crate) fn put_note(&mut self, group: &GroupId, status: Arc<GroupStatus>) {
+        if *status == GroupStatus::default() {
+            self.notes.remove(group);
+        } else {
+            self.notes.insert(group.clone(), status);
+        }
+    }
+
+    /// Writes what a job should be; what its host said of it stays, if the job is known.
+    pub(crate) fn put_job(&mut self, mut job: Arc<Job>, version: u64, now_ms: u64) {
+        let mut reported = 0;
+        if let Some(known) = self.jobs.get(&job.id) {
+            reported = known.reported;
+            if job.status != known.job.status {
+                let status = known.job.status.clone();
+                Arc::make_mut(&mut job).status = status;
+            }
+        }
+        if let Some(group) = self.groups.get(&job.group)
+            && !Arc::ptr_eq(&job.spec, &group.spec)
+            && job.spec == group.spec
+        {
+            // A cell of many equal jobs keeps one description.
+            let spec = Arc::clone(&group.spec);
+            Arc::make_mut(&mut job).spec = spec;
+        }
+        self.unlink(&job.id);
+        if !self.hosts.contains_key(&job.host) {
+            let unknown = Arc::new(unknown_host(job.host.clone()));
+            self.put_lost_host(unknown, version, now_ms);
+        }
+        let host = self.hosts.get_mut(&job.host).expect("it was just put");
+        host.jobs.insert(job.id.clone());
+        host.version = host.version.max(version);
+        if !job.status.phase.is_final() {
+            host.promised = saturating_add(&host.promised, &job.spec.request);
+        }
+        self.jobs_by_group
+            .entry(job.group.clone())
+            .or_default()
+            .insert(job.id.clone());
+        self.touch_group(&job.group, version);
+        self.jobs.insert(job.id.clone(), JobEntry { job, reported });
+    }
+
+    pub(crate) fn remove_job(&mut self, id: &JobId, version: u64) {
+        if let Some(job) = self.unlink(id) {
+            self.jobs.remove(id);
+            self.touch_host(&job.host, version);
+            self.touch_group(&job.group, version);
+        }
+    }
+
+    /// Writes what a host says of a job. Final is final: a later report that says otherwise is dropped. Returns whether
+    /// anything changed.
+    pub(crate) fn put_status(&mut self, id: &JobId, status: JobStatus, version: u64) -> bool {
+        let Some(entry) = self.jobs.get_mut(id) else {
+            return false;
+        };
+        let (was_final, is_final) = (entry.job.status.phase.is_final(), status.phase.is_final());
+        if was_final && !is_final {
+            return false;
+        }
+        entry.reported = version;
+        let job = Arc::make_mut(&mut entry.job);
+        job.status = status;
+        if is_final
+            && !was_final
+            && let Some(host) = self.hosts.get_mut(&job.host)
+        {
+            let request = job.spec.request;
+            host.promised = host.promised.saturating_sub(&request);
+        }
+        true
+    }
+
+    /// Takes the job out of indices and sums.
+    fn unlink(&mut self, id: &JobId) -> Option<Arc<Job>> {
+        let job = Arc::clone(&self.jobs.get(id)?.job);
+        if let Some(host) = self.hosts.get_mut(&job.host) {
+            host.jobs.remove(id);
+            if !job.status.phase.is_final() {
+                host.promised = host.promised.saturating_sub(&job.spec.request);
+            }
+        }
+        if let Some(jobs) = self.jobs_by_group.get_mut(&job.group) {
+            jobs.remove(id);
+            if jobs.is_empty() {
+                self.jobs_by_group.remove(&job.group);
+            }
+        }
+        Some(job)
+    }
+}
+
+fn empty(host: Arc<Host>, version: u64, lost_since_ms: Option<u64>) -> HostState {
+    HostState {
+        host,
+        version,
+        lost_since_ms,
+        joined_ms: 0,
+        joined: 0,
+        promised: Resources::default(),
+        jobs: imbl::OrdSet::new(),
+    }
+}
+
+/// Stands for a host that jobs name and nobody knows.
+fn unknown_host(id: HostId) -> Host {
+    Host {
+        id,
+        addr: String::new(),
+        api_url: String::new(),
+        capacity: Resources::default(),
+        tags: BTreeMap::new(),
+        zone: None,
+        is_draining: false,
+        incarnation: 0,
+    }
+}
+
+/// Facts from a store may be absurd; sums must not wrap.
+fn saturating_add(a: &Resources, b: &Resources) -> Resources {
+    Resources {
+        cpu_millis: a.cpu_millis.saturating_add(b.cpu_millis),
+        memory_bytes: a.memory_bytes.saturating_add(b.memory_bytes),
+        disk_bytes: a.disk_bytes.saturating_add(b.disk_bytes),
+    }
+}

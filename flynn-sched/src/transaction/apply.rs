@@ -1,0 +1,337 @@
+//! The rules: which change fits which state. Pure; the one place that every cell asks.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    ClusterState, Constraint, Error, GroupId, Host, HostId, Job, JobId, Result,
+    transaction::{Change, Conflict, Mode, Refused, Transaction},
+};
+
+/// What applying a transaction to a state gives.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The state after it, one revision later if anything was accepted.
+    pub state: ClusterState,
+    /// What was applied, in order, without the guards.
+    pub accepted: Vec<Change>,
+    /// What was not.
+    pub refused: Vec<Refused>,
+}
+
+impl ClusterState {
+    /// Applies a transaction: all or nothing, or as much as fits, as its mode says.
+    ///
+    /// `self` need not be the snapshot that the transaction was made from; what happened in between is what conflicts
+    /// are about.
+    ///
+    /// # Errors
+    ///
+    /// In [`Mode::AllOrNothing`], the first change that does not fit: [`Error::Conflict`], [`Error::GroupChanged`],
+    /// [`Error::UnknownHost`] or [`Error::Invalid`].
+    pub fn apply(&self, transaction: &Transaction) -> Result<Applied> {
+        let mut applying = Applying {
+            before: self,
+            state: self.clone(),
+            revision: self.revision() + 1,
+            transaction,
+            closed: BTreeSet::new(),
+        };
+        let mut accepted = Vec::with_capacity(transaction.changes.len());
+        let mut refused = Vec::new();
+        for change in &transaction.changes {
+            match applying.change(change) {
+                Ok(()) if matches!(change, Change::ExpectGroup { .. }) => {}
+                Ok(()) => accepted.push(change.clone()),
+                Err(no) if transaction.mode == Mode::AllOrNothing => {
+                    return Err(no.into_error(change));
+                }
+                Err(no) => refused.push(Refused {
+                    change: change.clone(),
+                    is_conflict: no.is_conflict(),
+                    host: no.host,
+                    why: no.why,
+                }),
+            }
+        }
+        let mut state = applying.state;
+        if !accepted.is_empty() {
+            state.reach(self.revision() + 1);
+        }
+        Ok(Applied {
+            state,
+            accepted,
+            refused,
+        })
+    }
+}
+
+/// Why not.
+struct No {
+    host: Option<HostId>,
+    kind: NoKind,
+    why: String,
+}
+
+#[derive(PartialEq, Eq)]
+enum NoKind {
+    /// The cell has moved on.
+    Conflict,
+    /// The group has moved on.
+    Group(GroupId),
+    /// There is no such host.
+    Unknown,
+    /// The change is wrong in itself.
+    Invalid,
+}
+
+impl No {
+    fn conflict(host: &HostId, why: impl Into<String>) -> Self {
+        Self {
+            host: Some(host.clone()),
+            kind: NoKind::Conflict,
+            why: why.into(),
+        }
+    }
+
+    fn invalid(why: impl Into<String>) -> Self {
+        Self {
+            host: None,
+            kind: NoKind::Invalid,
+            why: why.into(),
+        }
+    }
+
+    fn is_conflict(&self) -> bool {
+        self.kind != NoKind::Invalid
+    }
+
+    fn into_error(self, change: &Change) -> Error {
+        match (self.kind, self.host) {
+            (NoKind::Conflict, Some(host)) => Error::Conflict {
+                host,
+                why: self.why,
+            },
+            (NoKind::Unknown, Some(host)) => Error::UnknownHost { host },
+            (NoKind::Group(group), _) => Error::GroupChanged {
+                group,
+                why: self.why,
+            },
+            (NoKind::Conflict | NoKind::Unknown | NoKind::Invalid, _) => Error::Invalid {
+                what: change.subject(),
+                why: self.why,
+            },
+        }
+    }
+}
+
+impl Change {
+    /// What the change is about, for messages.
+    fn subject(&self) -> String {
+        match self {
+            Self::Start(job) => format!("start of job {}", job.id),
+            Self::Stop(job) => format!("stop of job {job}"),
+            Self::Remove(job) => format!("removal of job {job}"),
+            Self::PutGroup(group) => format!("group {}", group.id),
+            Self::RemoveGroup(group) => format!("removal of group {group}"),
+            Self::ExpectGroup { group, .. } => format!("guard of group {group}"),
+            Self::Note { group, .. } => format!("note of group {group}"),
+            Self::ForgetHost(host) => format!("forgetting host {host}"),
+        }
+    }
+}
+
+struct Applying<'t> {
+    before: &'t ClusterState,
+    state: ClusterState,
+    revision: u64,
+    transaction: &'t Transaction,
+    /// Groups whose guard failed.
+    closed: BTreeSet<GroupId>,
+}
+
+impl Applying<'_> {
+    fn change(&mut self, change: &Change) -> Result<(), No> {
+        match change {
+            Change::Start(job) => self.start(job),
+            Change::Stop(id) => self.stop(id),
+            Change::Remove(id) => self.remove(id),
+            Change::PutGroup(group) => {
+                self.open(&group.id)?;
+                self.state.put_group(Arc::clone(group), self.revision);
+                Ok(())
+            }
+            Change::RemoveGroup(group) => {
+                self.open(group)?;
+                self.state.remove_group(group, self.revision);
+                Ok(())
+            }
+            Change::ExpectGroup { group, version } => {
+                if self.before.group_version(group) == *version {
+                    return Ok(());
+                }
+                self.closed.insert(group.clone());
+                self.open(group)
+            }
+            Change::Note { group, status } => {
+                self.open(group)?;
+                if self.state.group(group).is_none() {
+                    return Err(No::invalid("there is no such group"));
+                }
+                self.state.put_note(group, Arc::clone(status));
+                Ok(())
+            }
+            Change::ForgetHost(id) => self.forget_host(id),
+        }
+    }
+
+    fn start(&mut self, job: &Arc<Job>) -> Result<(), No> {
+        self.open(&job.group)?;
+        if let Some(other) = self.state.job(&job.id) {
+            return Err(No::invalid(format!(
+                "a job with this id exists already on host {}",
+                other.host
+            )));
+        }
+        self.unchanged(&job.host)?;
+        let Some(host) = self.state.host(&job.host) else {
+            return Err(No {
+                host: Some(job.host.clone()),
+                kind: NoKind::Unknown,
+                why: "is not in the cluster".to_owned(),
+            });
+        };
+        if host.lost_since_ms.is_some() {
+            return Err(No::conflict(&job.host, "is lost"));
+        }
+        if host.host.is_draining {
+            return Err(No::conflict(&job.host, "is draining"));
+        }
+        if let Some(shortage) = host.free().shortage(&job.spec.request) {
+            return Err(No::conflict(&job.host, shortage));
+        }
+        self.constraints(job, &host.host)?;
+        let mut job = Arc::clone(job);
+        if job.is_stopping {
+            return Err(No::invalid("it is to stop already"));
+        }
+        if job.status != crate::JobStatus::default() {
+            // What a host says, only hosts say.
+            Arc::make_mut(&mut job).status = crate::JobStatus::default();
+        }
+        self.state.put_job(job, self.revision, 0);
+        Ok(())
+    }
+
+    fn constraints(&self, job: &Job, host: &Host) -> Result<(), No> {
+        for constraint in &job.spec.constraints {
+            if !constraint.admits(host) {
+                return Err(No::conflict(&host.id, constraint.lack(host)));
+            }
+            let is_shared = || {
+                self.state
+                    .jobs_on(&host.id)
+                    .any(|other| other.group == job.group && !other.status.phase.is_final())
+            };
+            if *constraint == Constraint::DistinctHosts && is_shared() {
+                return Err(No::conflict(
+                    &host.id,
+                    format!("has a job of group {} already", job.group),
+                ));
+            }
+        }
+        if job.spec.fixed_ports().next().is_some() {
+            let taken = self
+                .state
+                .jobs_on(&host.id)
+                .filter(|other| !other.status.phase.is_final())
+                .find_map(|other| job.spec.port_clash(&other.spec).map(|port| (other, port)));
+            if let Some((other, port)) = taken {
+                return Err(No::conflict(
+                    &host.id,
+                    format!("port {port} is taken by job {}", other.id),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, id: &JobId) -> Result<(), No> {
+        let Some(job) = self.state.job(id).cloned() else {
+            return Ok(());
+        };
+        self.open(&job.group)?;
+        self.unchanged(&job.host)?;
+        if !job.is_stopping {
+            let stopping = Job {
+                is_stopping: true,
+                ..(*job).clone()
+            };
+            self.state.put_job(Arc::new(stopping), self.revision, 0);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &JobId) -> Result<(), No> {
+        let Some(job) = self.state.job(id).cloned() else {
+            return Ok(());
+        };
+        self.open(&job.group)?;
+        self.unchanged(&job.host)?;
+        let is_lost = self
+            .state
+            .host(&job.host)
+            .is_none_or(|host| host.lost_since_ms.is_some());
+        if !job.status.phase.is_final() && !is_lost {
+            return Err(No::conflict(
+                &job.host,
+                format!("job {id} is not at its end there: stop it first"),
+            ));
+        }
+        self.state.remove_job(id, self.revision);
+        Ok(())
+    }
+
+    fn forget_host(&mut self, id: &HostId) -> Result<(), No> {
+        let Some(host) = self.state.host(id) else {
+            return Ok(());
+        };
+        if host.lost_since_ms.is_none() {
+            return Err(No::conflict(id, "is alive"));
+        }
+        if !host.jobs.is_empty() {
+            return Err(No::conflict(
+                id,
+                format!("has {} jobs: remove them first", host.jobs.len()),
+            ));
+        }
+        self.state.remove_host(id, self.revision, 0);
+        Ok(())
+    }
+
+    /// The group's guard, if there is one, has held.
+    fn open(&self, group: &GroupId) -> Result<(), No> {
+        if self.closed.contains(group) {
+            return Err(No {
+                host: None,
+                kind: NoKind::Group(group.clone()),
+                why: "it or its jobs changed since the snapshot".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The host has not changed since the snapshot, where that matters.
+    fn unchanged(&self, host: &HostId) -> Result<(), No> {
+        let changed = self
+            .before
+            .host(host)
+            .is_some_and(|host| host.version > self.transaction.basis);
+        if self.transaction.conflict == Conflict::Sequence && changed {
+            return Err(No::conflict(
+                host,
+                format!("changed since revision {}", self.transaction.basis),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! Everything of this crate, seen from outside.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod fixture;
+mod transactions;

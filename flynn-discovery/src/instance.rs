@@ -23,6 +23,34 @@ pub struct Instance {
     pub created: u64,
 }
 
+impl Instance {
+    /// An instance without attributes, at `addr` (`host:port`), which speaks `proto`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid) when `id` is not an [`InstanceId`].
+    pub fn new(
+        id: impl Into<String>,
+        addr: impl Into<String>,
+        proto: impl Into<String>,
+    ) -> crate::Result<Self> {
+        Ok(Self {
+            id: InstanceId::parse(id)?,
+            addr: addr.into(),
+            proto: proto.into(),
+            attributes: BTreeMap::new(),
+            created: 0,
+        })
+    }
+
+    /// With one more attribute.
+    #[must_use]
+    pub fn with_attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(n: &u64) -> bool {
     *n == 0

@@ -1,14 +1,24 @@
 #![doc = include_str!("../README.md")]
 
 pub mod backend;
+mod backoff;
 mod error;
-#[cfg(feature = "http")]
-pub mod http;
+mod event;
 mod instance;
+mod leader;
 mod name;
+mod registration;
+mod registry;
+mod service;
 
 #[doc(inline)]
 pub use backend::Backend;
+pub use backoff::Backoff;
 pub use error::{BoxError, Error, Result};
+pub use event::{Metadata, ServiceEvent};
 pub use instance::Instance;
+pub use leader::LeaderPolicy;
 pub use name::{InstanceId, ServiceName};
+pub use registration::{Registration, RegistrationStatus};
+pub use registry::{RegisterOptions, Registry};
+pub use service::ServiceConfig;

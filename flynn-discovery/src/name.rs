@@ -44,7 +44,7 @@ impl ServiceName {
     }
 }
 
-/// The identity of an instance within its service: 1 to 128 of letters, digits, `-`, `_` and `.`.
+/// The identity of an instance within its service: 1 to 128 of letters, digits, `-`, `_` and `.`; not `.` or `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId(Arc<str>);
@@ -57,7 +57,8 @@ impl InstanceId {
     /// [`Error::Invalid`] says which characters are allowed.
     pub fn parse(id: impl Into<String>) -> Result<Self> {
         let id = id.into();
-        let fits = !id.is_empty()
+        // An id is a segment of a key, where the two names of directories have no place.
+        let fits = !matches!(&*id, "" | "." | "..")
             && id.len() <= 128
             && id
                 .bytes()
@@ -67,7 +68,8 @@ impl InstanceId {
         } else {
             Err(Error::Invalid {
                 what: format!("instance id {id:?}"),
-                why: "use 1 to 128 of letters, digits, '-', '_' and '.'".to_owned(),
+                why: "use 1 to 128 of letters, digits, '-', '_' and '.', but not '.' or '..'"
+                    .to_owned(),
             })
         }
     }

@@ -81,4 +81,9 @@ impl Error {
                 }
         )
     }
+
+    /// What lies beneath, for logs; empty if nothing does.
+    pub(crate) fn source_text(&self) -> String {
+        std::error::Error::source(self).map_or_else(String::new, ToString::to_string)
+    }
 }

@@ -3,24 +3,29 @@
 pub mod clock;
 pub mod cluster;
 mod constraint;
+pub mod driver;
 mod error;
 mod group;
 mod host;
 mod id;
 mod job;
+pub mod placement;
 mod resources;
+pub mod scheduler;
 mod spec;
 mod state;
 pub mod transaction;
 
 pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
 pub use constraint::Constraint;
+pub use driver::Driver;
 pub use error::{Error, Result};
 pub use group::{Forgotten, Group, GroupKind, GroupStatus};
 pub use host::Host;
 pub use id::{GroupId, HostId, JobId};
 pub use job::{Job, JobStatus, Phase};
 pub use resources::Resources;
+pub use scheduler::Scheduler;
 pub use spec::{
     Artifact, Check, CheckKind, JobSpec, Partition, Port, RestartPolicy, Service, Volume,
 };

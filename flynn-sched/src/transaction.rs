@@ -111,7 +111,8 @@ pub enum Change {
         /// Its [`ClusterState::group_version`] in the snapshot.
         version: u64,
     },
-    /// Writes what the group's scheduler says of it. The default removes the note.
+    /// Writes what the group's scheduler says of it. The default removes the note. Refused when an earlier change of the
+    /// transaction to the group or its jobs was refused: it would tell of what did not happen.
     Note {
         /// The group.
         group: GroupId,

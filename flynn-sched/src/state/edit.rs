@@ -16,14 +16,13 @@ impl ClusterState {
         self.revision = self.revision.max(revision);
     }
 
-    /// The host is alive and says this about itself.
-    pub(crate) fn put_host(&mut self, host: Arc<Host>, version: u64, now_ms: u64) {
+    /// The host is alive, has been since the revision `created`, and said this about itself in `version`.
+    pub(crate) fn put_host(&mut self, host: Arc<Host>, created: u64, version: u64, now_ms: u64) {
         match self.hosts.get_mut(&host.id) {
             Some(known) => {
-                let has_joined =
-                    known.lost_since_ms.is_some() || known.host.incarnation != host.incarnation;
-                if has_joined {
-                    known.joined = version;
+                let is_restarted = known.host.incarnation != host.incarnation;
+                if known.lost_since_ms.is_some() || is_restarted {
+                    known.joined = if is_restarted { version } else { created };
                     known.joined_ms = now_ms;
                 }
                 known.lost_since_ms = None;
@@ -32,7 +31,7 @@ impl ClusterState {
             }
             None => {
                 let mut state = empty(host, version, None);
-                state.joined = version;
+                state.joined = created;
                 state.joined_ms = now_ms;
                 self.hosts.insert(state.host.id.clone(), state);
             }
@@ -173,23 +172,19 @@ impl ClusterState {
         }
     }
 
-    /// Writes what a host says of a job. Final is final: a later report that says otherwise is dropped. Returns whether
-    /// anything changed.
+    /// Writes what a host says of a job. Final is final: later reports are dropped. Returns whether anything changed.
     pub(crate) fn put_status(&mut self, id: &JobId, status: JobStatus, version: u64) -> bool {
         let Some(entry) = self.jobs.get_mut(id) else {
             return false;
         };
-        let (was_final, is_final) = (entry.job.status.phase.is_final(), status.phase.is_final());
-        if was_final && !is_final {
+        if entry.job.status.phase.is_final() {
             return false;
         }
+        let is_final = status.phase.is_final();
         entry.reported = version;
         let job = Arc::make_mut(&mut entry.job);
         job.status = status;
-        if is_final
-            && !was_final
-            && let Some(host) = self.hosts.get_mut(&job.host)
-        {
+        if is_final && let Some(host) = self.hosts.get_mut(&job.host) {
             let request = job.spec.request;
             host.promised = host.promised.saturating_sub(&request);
         }

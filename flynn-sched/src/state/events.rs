@@ -28,7 +28,7 @@ impl ClusterState {
         }
         let mut next = self.clone();
         next.revision += 1;
-        next.put_host(Arc::new(host), next.revision, now_ms);
+        next.put_host(Arc::new(host), next.revision, next.revision, now_ms);
         Ok(next)
     }
 

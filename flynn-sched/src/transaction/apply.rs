@@ -35,6 +35,7 @@ impl ClusterState {
             revision: self.revision() + 1,
             transaction,
             closed: BTreeSet::new(),
+            incomplete: BTreeSet::new(),
         };
         let mut accepted = Vec::with_capacity(transaction.changes.len());
         let mut refused = Vec::new();
@@ -45,12 +46,15 @@ impl ClusterState {
                 Err(no) if transaction.mode == Mode::AllOrNothing => {
                     return Err(no.into_error(change));
                 }
-                Err(no) => refused.push(Refused {
-                    change: change.clone(),
-                    is_conflict: no.is_conflict(),
-                    host: no.host,
-                    why: no.why,
-                }),
+                Err(no) => {
+                    applying.remember_refusal(change);
+                    refused.push(Refused {
+                        change: change.clone(),
+                        is_conflict: no.is_conflict(),
+                        host: no.host,
+                        why: no.why,
+                    });
+                }
             }
         }
         let mut state = applying.state;
@@ -147,6 +151,8 @@ struct Applying<'t> {
     transaction: &'t Transaction,
     /// Groups whose guard failed.
     closed: BTreeSet<GroupId>,
+    /// Groups of which a change was refused: what is noted of them would not be true.
+    incomplete: BTreeSet<GroupId>,
 }
 
 impl Applying<'_> {
@@ -177,10 +183,32 @@ impl Applying<'_> {
                 if self.state.group(group).is_none() {
                     return Err(No::invalid("there is no such group"));
                 }
+                if self.incomplete.contains(group) {
+                    return Err(No {
+                        host: None,
+                        kind: NoKind::Group(group.clone()),
+                        why: "it tells of changes that were refused".to_owned(),
+                    });
+                }
                 self.state.put_note(group, Arc::clone(status));
                 Ok(())
             }
             Change::ForgetHost(id) => self.forget_host(id),
+        }
+    }
+
+    fn remember_refusal(&mut self, change: &Change) {
+        let group = match change {
+            Change::Start(job) => Some(&job.group),
+            Change::Stop(id) | Change::Remove(id) => self.state.job(id).map(|job| &job.group),
+            Change::PutGroup(group) => Some(&group.id),
+            Change::RemoveGroup(group)
+            | Change::ExpectGroup { group, .. }
+            | Change::Note { group, .. } => Some(group),
+            Change::ForgetHost(_) => None,
+        };
+        if let Some(group) = group.cloned() {
+            self.incomplete.insert(group);
         }
     }
 

@@ -1,0 +1,369 @@
+//! Jobs that run to completion.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    ClusterState, Forgotten, Group, GroupKind, GroupStatus, Job, Phase, Transaction,
+    clock::millis,
+    placement::{BinPack, LeastLoaded, Need, Placer, SpreadHosts},
+    scheduler::{
+        Context, RestartBackoff, Round, Scheduler,
+        backoff::{ended_ms, how_it_ended},
+        replicas::stop,
+        roster::{by_expendability, is_lost},
+    },
+    transaction::Change,
+};
+
+/// Runs [`GroupKind::Batch`] groups to completion: `count` jobs, each tried anew at most `retries` times.
+///
+/// A job that ends with 0 has succeeded. One that ends otherwise, or whose host is lost, has failed and is followed by a
+/// new job with the next [`Job::attempt`], after a delay. One that was stopped is given up. When nothing is left to do,
+/// the group's status says so; whoever wrote the group removes it.
+#[derive(Debug)]
+pub struct BatchScheduler {
+    placer: Placer,
+    lost_grace: Duration,
+    history: usize,
+    backoff: RestartBackoff,
+}
+
+impl Default for BatchScheduler {
+    fn default() -> Self {
+        Self {
+            placer: Placer::new()
+                .with_score(SpreadHosts, 1.0)
+                .with_score(LeastLoaded, 2.0),
+            lost_grace: Self::LOST_GRACE,
+            history: Self::HISTORY,
+            backoff: RestartBackoff::default(),
+        }
+    }
+}
+
+impl BatchScheduler {
+    /// Default of [`with_lost_grace`](Self::with_lost_grace): longer than for services, since a batch job that runs
+    /// twice may do its work twice.
+    pub const LOST_GRACE: Duration = Duration::from_secs(10);
+    /// Default of [`with_history`](Self::with_history).
+    pub const HISTORY: usize = 50;
+
+    /// A batch scheduler with the defaults: it evens out load.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A batch scheduler that fills hosts one by one, so that others stay free for large jobs.
+    #[must_use]
+    pub fn packing() -> Self {
+        Self::new().with_placer(Placer::new().with_score(BinPack, 1.0))
+    }
+
+    /// Places by these filters and scores.
+    #[must_use]
+    pub fn with_placer(mut self, placer: Placer) -> Self {
+        self.placer = placer;
+        self
+    }
+
+    /// How long a host may be lost before its jobs count as failed.
+    #[must_use]
+    pub fn with_lost_grace(mut self, grace: Duration) -> Self {
+        self.lost_grace = grace;
+        self
+    }
+
+    /// How many ended jobs of each group are kept to look at; of older ones only the counts are.
+    #[must_use]
+    pub fn with_history(mut self, history: usize) -> Self {
+        self.history = history;
+        self
+    }
+
+    /// The delays before a job is tried again.
+    #[must_use]
+    pub fn with_backoff(mut self, backoff: RestartBackoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    fn group(
+        &self,
+        round: &mut Round<'_>,
+        group: &Arc<Group>,
+        (count, retries): (u32, u32),
+        context: &mut Context<'_>,
+    ) {
+        let mut progress = Progress::of(self, round.state, group, context);
+        let mut changes = std::mem::take(&mut progress.removals);
+        let wanted = progress.wanted(count, retries);
+        self.stop_surplus(round.state, &progress, count, &mut changes);
+
+        let mut missing: u32 = wanted.iter().sum();
+        let mut blocked = None;
+        if missing > 0 {
+            let state = round.state;
+            let board = round.board();
+            let mut tally = board.tally(state, &group.id);
+            let need = Need {
+                group: &group.id,
+                spec: &group.spec,
+            };
+            let attempts = (0_u32..).zip(&wanted);
+            let starts = attempts.flat_map(|(attempt, n)| (0..*n).map(move |_| attempt));
+            for attempt in starts {
+                let Some(host) = self.placer.place(&need, board, &mut tally) else {
+                    blocked = Some(self.placer.why(&need, board, &tally).to_string());
+                    break;
+                };
+                let job = context.new_job(group, host);
+                changes.push(Change::Start(Arc::new(Job { attempt, ..job })));
+                missing -= 1;
+            }
+        }
+        let (succeeded, failed) = (progress.succeeded(), progress.given_up(retries));
+        if failed > 0 {
+            blocked = blocked.or_else(|| Some(progress.reason(failed, retries)));
+        }
+        let is_idle = progress.live.is_empty() && progress.waiting == 0 && missing == 0;
+        let status = GroupStatus {
+            missing,
+            blocked,
+            succeeded,
+            failed,
+            is_complete: is_idle && succeeded.saturating_add(failed) >= count,
+            forgotten: progress.forgotten,
+            since_ms: 0,
+        };
+        changes.extend(round.note(group, status, context.now_ms()));
+        round.propose(group, changes);
+    }
+
+    /// Stops jobs that are not needed any more, after the count was lowered.
+    fn stop_surplus(
+        &self,
+        state: &ClusterState,
+        progress: &Progress<'_>,
+        count: u32,
+        changes: &mut Vec<Change>,
+    ) {
+        let open = count.saturating_sub(progress.succeeded());
+        let mut running: Vec<&Arc<Job>> = progress
+            .live
+            .iter()
+            .copied()
+            .filter(|job| !job.is_stopping)
+            .collect();
+        let surplus = running
+            .len()
+            .saturating_sub(usize::try_from(open).unwrap_or(usize::MAX));
+        if surplus > 0 {
+            by_expendability(state, &mut running);
+            changes.extend(running[..surplus].iter().map(|job| stop(job)));
+        }
+    }
+}
+
+impl Scheduler for BatchScheduler {
+    fn name(&self) -> &'static str {
+        "batch"
+    }
+
+    fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction {
+        let mut round = Round::on(state);
+        for group in round.groups() {
+            if let GroupKind::Batch { count, retries } = group.kind {
+                self.group(&mut round, group, (count, retries), context);
+            }
+        }
+        round.clear_orphans();
+        round.transaction
+    }
+}
+
+/// How far a batch is, by attempt.
+#[derive(Debug, Default)]
+struct Progress<'s> {
+    /// Jobs at their end, remembered or still there.
+    ended: Vec<Forgotten>,
+    /// Of the failed ones, those whose delay has not passed.
+    early: Vec<u32>,
+    /// Jobs that are not at their end.
+    live: Vec<&'s Arc<Job>>,
+    live_by_attempt: Vec<u32>,
+    /// What will be remembered of jobs that are removed, after this round.
+    forgotten: Vec<Forgotten>,
+    removals: Vec<Change>,
+    /// Failed jobs whose successors are waiting for their delay.
+    waiting: u32,
+    /// How a job that this state shows failed.
+    last_failure: Option<String>,
+    /// What the group's status says so far.
+    said: Option<String>,
+}
+
+impl<'s> Progress<'s> {
+    fn of(
+        scheduler: &BatchScheduler,
+        state: &'s ClusterState,
+        group: &Group,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let mut progress = Self::default();
+        if let Some(status) = state.group_status(&group.id) {
+            progress.forgotten.clone_from(&status.forgotten);
+            progress.ended.clone_from(&status.forgotten);
+            progress.said.clone_from(&status.blocked);
+        }
+        let mut finals: Vec<&Arc<Job>> = Vec::new();
+        for job in state.jobs_of(&group.id) {
+            if job.status.phase.is_final() {
+                finals.push(job);
+                progress.count_end(job, scheduler, context);
+            } else if is_lost(state.host(&job.host), millis(scheduler.lost_grace), context) {
+                progress.give_up_lost(job);
+            } else {
+                progress.live.push(job);
+                *at(&mut progress.live_by_attempt, job.attempt) += 1;
+            }
+        }
+        finals.sort_by_key(|job| ended_ms(job));
+        if let Some(job) = finals.iter().rev().find(|job| has_failed(job)) {
+            progress.last_failure = Some(how_it_ended(job));
+        }
+        let surplus = finals.len().saturating_sub(scheduler.history);
+        for job in &finals[..surplus] {
+            progress.removals.push(Change::Remove(job.id.clone()));
+            count(at(&mut progress.forgotten, job.attempt), job);
+        }
+        progress
+    }
+
+    fn count_end(&mut self, job: &Job, scheduler: &BatchScheduler, context: &mut Context<'_>) {
+        count(at(&mut self.ended, job.attempt), job);
+        if has_failed(job) {
+            let delay = scheduler.backoff.delay_ms(job.attempt.saturating_add(1));
+            let due = ended_ms(job).min(context.now_ms()).saturating_add(delay);
+            if due > context.now_ms() {
+                *at(&mut self.early, job.attempt) += 1;
+                context.wake_at(due);
+            }
+        }
+    }
+
+    /// The job's host is lost: it is removed, so that the host stops it should it return, and counts as failed.
+    fn give_up_lost(&mut self, job: &Job) {
+        self.removals.push(Change::Remove(job.id.clone()));
+        for counts in [&mut self.ended, &mut self.forgotten] {
+            let counts = at(counts, job.attempt);
+            if job.is_stopping {
+                counts.stopped += 1;
+            } else {
+                counts.failed += 1;
+            }
+        }
+        self.last_failure = Some(format!("its host {} was lost", job.host));
+    }
+
+    /// How many jobs to start now, by attempt.
+    fn wanted(&mut self, count: u32, retries: u32) -> Vec<u32> {
+        let mut wanted = Vec::new();
+        let open = count.saturating_sub(self.succeeded());
+        let mut room = open.saturating_sub(self.live_count());
+        let attempts = u32::try_from(self.ended.len().max(1)).unwrap_or(u32::MAX);
+        let mut due_here = count;
+        for attempt in 0..=attempts.min(retries) {
+            let ended = get(&self.ended, attempt);
+            let started = ended
+                .succeeded
+                .saturating_add(ended.failed)
+                .saturating_add(ended.stopped)
+                .saturating_add(get(&self.live_by_attempt, attempt));
+            let n = due_here.saturating_sub(started).min(room);
+            room -= n;
+            wanted.push(n);
+            let early = get(&self.early, attempt);
+            due_here = ended.failed.saturating_sub(early);
+            if attempt < retries {
+                let started_next = started_at(self, attempt + 1);
+                self.waiting += ended.failed.saturating_sub(started_next).min(early);
+            }
+        }
+        wanted
+    }
+
+    fn live_count(&self) -> u32 {
+        u32::try_from(self.live.len()).unwrap_or(u32::MAX)
+    }
+
+    fn succeeded(&self) -> u32 {
+        self.ended.iter().map(|ended| ended.succeeded).sum()
+    }
+
+    /// How many jobs failed for the last time or were stopped.
+    fn given_up(&self, retries: u32) -> u32 {
+        let stopped: u32 = self.ended.iter().map(|ended| ended.stopped).sum();
+        let failed: u32 = (0_u32..)
+            .zip(&self.ended)
+            .filter(|(attempt, _)| *attempt >= retries)
+            .map(|(_, ended)| ended.failed)
+            .sum();
+        stopped.saturating_add(failed)
+    }
+
+    fn reason(&self, failed: u32, retries: u32) -> String {
+        let tries = match retries {
+            0 => "once".to_owned(),
+            1 => "twice".to_owned(),
+            n => format!("{} times", u64::from(n) + 1),
+        };
+        match (&self.last_failure, &self.said) {
+            (Some(last), _) => format!("{failed} {GIVEN_UP} after being tried {tries}: {last}"),
+            // The failed job is forgotten, what was said of it is not.
+            (None, Some(said)) if said.contains(GIVEN_UP) => said.clone(),
+            (None, _) => format!("{failed} {GIVEN_UP}: stopped"),
+        }
+    }
+}
+
+fn started_at(progress: &Progress<'_>, attempt: u32) -> u32 {
+    let ended = get(&progress.ended, attempt);
+    ended.succeeded + ended.failed + ended.stopped + get(&progress.live_by_attempt, attempt)
+}
+
+/// A job that was told to stop is not to blame for how it ended.
+fn has_failed(job: &Job) -> bool {
+    !job.is_stopping && job.status.phase != Phase::Done
+}
+
+fn count(counts: &mut Forgotten, job: &Job) {
+    if job.is_stopping {
+        counts.stopped += 1;
+    } else if has_failed(job) {
+        counts.failed += 1;
+    } else {
+        counts.succeeded += 1;
+    }
+}
+
+fn index(attempt: u32) -> usize {
+    usize::try_from(attempt).unwrap_or(usize::MAX)
+}
+
+fn at<T: Default + Clone>(by_attempt: &mut Vec<T>, attempt: u32) -> &mut T {
+    let index = index(attempt).min(MAX_ATTEMPTS);
+    if by_attempt.len() <= index {
+        by_attempt.resize(index + 1, T::default());
+    }
+    &mut by_attempt[index]
+}
+
+fn get<T: Default + Copy>(by_attempt: &[T], attempt: u32) -> T {
+    by_attempt.get(index(attempt)).copied().unwrap_or_default()
+}
+
+/// Attempts beyond this are counted together; with delays of a minute it takes weeks to get here.
+const MAX_ATTEMPTS: usize = 10_000;
+
+const GIVEN_UP: &str = "given up";

@@ -1,0 +1,47 @@
+//! When many hosts vanish at once, it is more likely that the observer is cut off than that they all died: replacing all
+//! their jobs would start a storm on those that are left.
+
+use std::time::Duration;
+
+use crate::{ClusterState, clock::millis};
+
+/// When to hold still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Suspension {
+    /// Losses that are no further apart belong together.
+    pub(super) window: Duration,
+    /// How long to hold still after the last of them.
+    pub(super) grace: Duration,
+}
+
+/// Hosts that vanished together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MassFailure {
+    pub(super) vanished: usize,
+    pub(super) of: usize,
+    pub(super) until_ms: u64,
+}
+
+impl Suspension {
+    /// The mass failure that is going on, if there is one: at least two hosts, and more than half of those that were
+    /// there, vanished within the window, less than the grace ago.
+    pub(super) fn check(&self, state: &ClusterState, now_ms: u64) -> Option<MassFailure> {
+        let last = state.hosts().filter_map(|host| host.lost_since_ms).max()?;
+        let first = last.saturating_sub(millis(self.window));
+        let alive = state
+            .hosts()
+            .filter(|host| host.lost_since_ms.is_none())
+            .count();
+        let vanished = state
+            .hosts()
+            .filter(|host| host.lost_since_ms.is_some_and(|since| since >= first))
+            .count();
+        let until_ms = last.saturating_add(millis(self.grace));
+        let of = alive + vanished;
+        (vanished >= 2 && vanished * 2 > of && now_ms < until_ms).then_some(MassFailure {
+            vanished,
+            of,
+            until_ms,
+        })
+    }
+}

@@ -6,6 +6,8 @@ pub mod deadlines;
 mod key;
 pub mod kv;
 mod memory;
+#[cfg(feature = "http")]
+mod remote;
 pub mod watch;
 
 use std::{fmt, time::Duration};
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+#[cfg(feature = "http")]
+pub use self::remote::RemoteBackend;
 pub use self::{
     key::{Key, Prefix},
     memory::MemoryBackend,

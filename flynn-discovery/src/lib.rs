@@ -4,6 +4,8 @@ pub mod backend;
 mod backoff;
 mod error;
 mod event;
+#[cfg(feature = "http")]
+pub mod http;
 mod instance;
 mod leader;
 mod name;

@@ -329,10 +329,16 @@ impl Client {
                     return Ok((response, source));
                 }
                 Err(Attempt::Final(error)) => {
-                    self.endpoints.worked(index);
+                    match error {
+                        ClientError::Timeout { .. } | ClientError::Lost { .. } => {
+                            self.endpoints.failed(index);
+                        }
+                        _ => self.endpoints.worked(index),
+                    }
                     return Err(error);
                 }
                 Err(Attempt::Next(error)) if payload.can_be_sent() => {
+                    self.endpoints.failed(index);
                     // What a server said outweighs that another one is gone.
                     let keep = matches!(
                         (&failed, &error),
@@ -425,18 +431,17 @@ impl Client {
             })),
             Ok(Err(e)) => {
                 let error = source.lost(root_cause(&e));
-                Err(if method.is_safe() {
-                    Attempt::Next(error)
-                } else {
-                    Attempt::Final(error)
-                })
+                Err(unless_safe(method, error))
             }
-            Err(_) => Err(Attempt::Final(ClientError::Timeout {
-                noun: self.noun.to_string(),
-                endpoint: source.endpoint.clone(),
-                request: source.request.clone(),
-                after: self.timeout,
-            })),
+            Err(_) => {
+                let error = ClientError::Timeout {
+                    noun: self.noun.to_string(),
+                    endpoint: source.endpoint.clone(),
+                    request: source.request.clone(),
+                    after: self.timeout,
+                };
+                Err(unless_safe(method, error))
+            }
         }
     }
 
@@ -524,6 +529,15 @@ enum Attempt {
     Next(ClientError),
     /// The answer, whichever endpoint is asked.
     Final(ClientError),
+}
+
+/// A request that was sent is only sent again if that cannot do harm.
+fn unless_safe(method: &Method, error: ClientError) -> Attempt {
+    if method.is_safe() {
+        Attempt::Next(error)
+    } else {
+        Attempt::Final(error)
+    }
 }
 
 /// A request's body, which may have to be sent more than once.

@@ -47,6 +47,14 @@ impl Endpoints {
         self.last_good.store(index, Ordering::Relaxed);
     }
 
+    /// Begins with the next one from now on, unless another one has worked since.
+    pub(crate) fn failed(&self, index: usize) {
+        let next = (index + 1) % self.bases.len();
+        _ = self
+            .last_good
+            .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     pub(crate) fn list(&self) -> String {
         self.bases.join(", ")
     }

@@ -4,6 +4,7 @@ pub mod backend;
 mod backoff;
 mod error;
 mod event;
+pub mod health;
 #[cfg(feature = "http")]
 pub mod http;
 mod instance;

@@ -175,10 +175,9 @@ impl Keeper {
         let mut backoff = Backoff::new(FIRST_RETRY.min(self.ttl / 6), self.ttl / 3);
         let mut renewal = Instant::now() + self.renewal_interval();
         loop {
-            let is_over = *self.status.borrow() == RegistrationStatus::Replaced;
             let order = tokio::select! {
                 order = orders.recv() => order,
-                () = sleep_until(renewal), if !is_over => {
+                () = sleep_until(renewal), if !self.is_replaced() => {
                     let wait = match self.renew().await {
                         Ok(()) => {
                             backoff.reset();
@@ -249,19 +248,22 @@ impl Keeper {
     }
 
     async fn update(&mut self, attributes: BTreeMap<String, String>) -> Result<()> {
-        if *self.status.borrow() == RegistrationStatus::Replaced {
+        let previous = std::mem::replace(&mut self.instance.attributes, attributes);
+        let updated = match self.is_replaced() {
+            true => Ok(()),
+            false => self.rewrite().await,
+        };
+        if self.is_replaced() {
             let key = self.key.clone();
             return Err(Error::Conflict { key });
         }
-        let previous = std::mem::replace(&mut self.instance.attributes, attributes);
-        let updated = self.rewrite().await;
         if updated.is_err() {
             self.instance.attributes = previous;
         }
         updated
     }
 
-    /// Writes the instance as it is now, over our own entry only.
+    /// Writes the instance as it is now, over our own entry only; anything else is [`replaced`](Self::replaced).
     async fn rewrite(&mut self) -> Result<()> {
         loop {
             let entry = self.in_time("get", self.backend.get(&self.key)).await?;
@@ -276,8 +278,7 @@ impl Keeper {
                 }
                 Some(_) => {
                     self.replaced().await;
-                    let key = self.key.clone();
-                    return Err(Error::Conflict { key });
+                    return Ok(());
                 }
                 // Expired or removed: registered anew, with the new attributes.
                 None => {
@@ -321,6 +322,10 @@ impl Keeper {
     async fn is_ours(&self) -> Result<bool> {
         let entry = self.in_time("get", self.backend.get(&self.key)).await?;
         Ok(entry.is_some_and(|entry| entry.lease == Some(self.lease)))
+    }
+
+    fn is_replaced(&self) -> bool {
+        *self.status.borrow() == RegistrationStatus::Replaced
     }
 
     async fn replaced(&mut self) {

@@ -1,6 +1,11 @@
-//! The integration tests of discovery, one binary.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! The crate seen from outside: one binary, one module per subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on ends, and says why"
+)]
 
+mod health;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "http")]

@@ -7,6 +7,8 @@
 
 mod health;
 #[cfg(feature = "http")]
+mod discovery_api;
+#[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "http")]
 mod remote;

@@ -5,9 +5,9 @@
     reason = "a test that cannot go on ends, and says why"
 )]
 
-mod health;
 #[cfg(feature = "http")]
 mod discovery_api;
+mod health;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "http")]

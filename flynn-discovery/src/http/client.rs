@@ -42,6 +42,7 @@ pub struct Client {
     pool: Pool<HttpConnector, Body>,
     endpoints: Endpoints,
     authorization: Option<HeaderValue>,
+    host: Option<HeaderValue>,
     noun: Arc<str>,
     timeout: Duration,
 }
@@ -79,6 +80,7 @@ impl Client {
             pool: pool(CONNECT_TIMEOUT),
             endpoints: Endpoints::parse(&endpoints)?,
             authorization: None,
+            host: None,
             noun: Arc::from("server"),
             timeout: REQUEST_TIMEOUT,
         })
@@ -88,6 +90,14 @@ impl Client {
     #[must_use]
     pub fn with_key(mut self, key: Secret) -> Self {
         self.authorization = Some(authorization(&key));
+        self
+    }
+
+    /// Names this host (`host:port`) in requests instead of the endpoint's, for a service behind a router whose name has
+    /// no address of its own. A name that cannot be a header's value is left out.
+    #[must_use]
+    pub fn with_host(mut self, host: &str) -> Self {
+        self.host = HeaderValue::from_str(host).ok();
         self
     }
 
@@ -417,6 +427,9 @@ impl Client {
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers.clone();
+        if let Some(value) = &self.host {
+            request.headers_mut().insert(header::HOST, value.clone());
+        }
         if let Some(value) = &self.authorization {
             request
                 .headers_mut()

@@ -17,6 +17,8 @@ use crate::{
 pub use local::LocalCluster;
 
 pub(crate) use assignments::Assignments;
+#[cfg(feature = "remote")]
+pub(crate) use published::Published;
 
 /// The cell: a snapshot to decide on, and the one place where its state changes.
 #[async_trait]

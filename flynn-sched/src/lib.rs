@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod cluster;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod constraint;
 pub mod driver;
 mod error;
@@ -10,6 +12,8 @@ mod host;
 mod id;
 mod job;
 pub mod placement;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod resources;
 pub mod scheduler;
 mod spec;
@@ -24,6 +28,9 @@ pub use group::{Forgotten, Group, GroupKind, GroupStatus};
 pub use host::Host;
 pub use id::{GroupId, HostId, JobId};
 pub use job::{Job, JobStatus, Phase};
+#[cfg(feature = "remote")]
+#[doc(inline)]
+pub use remote::DiscoveryCluster;
 pub use resources::Resources;
 pub use scheduler::Scheduler;
 pub use spec::{

@@ -1,5 +1,6 @@
 //! Everything of this crate, seen from outside.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod clusters;
 mod fixture;
 mod transactions;

@@ -1,0 +1,307 @@
+//! The cell as one watch tells it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flynn_discovery::{
+    Backend,
+    backend::{Change, Entry, Key, Revision, WatchEvent},
+};
+use futures::{StreamExt, stream::BoxStream};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    ClusterState, Error, Host, Job, clock::Clock, cluster::Published, remote::keys::CellKey,
+};
+
+/// The cell at one revision, with the versions of the keys that commits compare.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mirror {
+    pub(super) state: Arc<ClusterState>,
+    versions: imbl::HashMap<CellKey, Revision>,
+}
+
+impl Mirror {
+    /// The version of a key, if it exists.
+    pub(super) fn version(&self, key: &CellKey) -> Option<Revision> {
+        self.versions.get(key).copied()
+    }
+
+    /// The cell after one event.
+    pub(super) fn after(&self, event: WatchEvent, now_ms: u64) -> Self {
+        match event {
+            WatchEvent::Reset { entries, revision } => {
+                let mut next = Taking::default();
+                let mut entries: Vec<(CellKey, Entry)> =
+                    entries.into_iter().filter_map(parsed).collect();
+                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                for (key, entry) in entries {
+                    next.put(key, &entry, now_ms);
+                }
+                next.state.remember(&self.state);
+                next.finish(revision)
+            }
+            WatchEvent::Changes { changes, revision } => {
+                let mut next = Taking {
+                    state: ClusterState::clone(&self.state),
+                    versions: self.versions.clone(),
+                };
+                let (puts, deletes) = sorted(changes);
+                for (key, entry) in puts {
+                    next.put(key, &entry, now_ms);
+                }
+                for key in deletes {
+                    next.delete(&key, revision, now_ms);
+                }
+                next.finish(revision)
+            }
+            _ => self.clone(),
+        }
+    }
+}
+
+/// The last change of each key, puts and deletes apart, each in the order of [`CellKey`].
+fn sorted(changes: Vec<Change>) -> (Vec<(CellKey, Entry)>, Vec<CellKey>) {
+    let mut last: HashMap<Key, Option<Entry>> = HashMap::with_capacity(changes.len());
+    for change in changes {
+        match change {
+            Change::Put(entry) => last.insert(entry.key.clone(), Some(entry)),
+            Change::Delete(key) => last.insert(key, None),
+            _ => None,
+        };
+    }
+    let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+    for (key, entry) in last {
+        match (CellKey::parse(&key), entry) {
+            (Some(key), Some(entry)) => puts.push((key, entry)),
+            (Some(key), None) => deletes.push(key),
+            (None, _) => {}
+        }
+    }
+    puts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    deletes.sort();
+    (puts, deletes)
+}
+
+fn parsed(entry: Entry) -> Option<(CellKey, Entry)> {
+    Some((CellKey::parse(&entry.key)?, entry))
+}
+
+/// A mirror in the making.
+#[derive(Default)]
+struct Taking {
+    state: ClusterState,
+    versions: imbl::HashMap<CellKey, Revision>,
+}
+
+impl Taking {
+    fn put(&mut self, key: CellKey, entry: &Entry, now_ms: u64) {
+        let version = entry.version.0;
+        match &key {
+            CellKey::Host(id) => {
+                if let Some(host) = read::<Host>(&entry.value, &key)
+                    && host.id == *id
+                {
+                    let created = entry.created.0;
+                    self.state
+                        .put_host(Arc::new(host), created, version, now_ms);
+                }
+            }
+            CellKey::Known(id) => {
+                let is_alive = self.versions.contains_key(&CellKey::Host(id.clone()));
+                if !is_alive
+                    && let Some(host) = read::<Host>(&entry.value, &key)
+                    && host.id == *id
+                {
+                    self.state.put_lost_host(Arc::new(host), version, now_ms);
+                }
+            }
+            CellKey::Group(id) => {
+                if let Some(group) = read::<crate::Group>(&entry.value, &key)
+                    && group.id == *id
+                {
+                    self.state.put_group(Arc::new(group), version);
+                }
+            }
+            CellKey::Job(host, id) => {
+                if let Some(job) = read::<Job>(&entry.value, &key)
+                    && job.id == *id
+                    && job.host == *host
+                {
+                    self.state.put_job(Arc::new(job), version, now_ms);
+                }
+            }
+            CellKey::Status(host, id) => {
+                if self.state.job(id).is_some_and(|job| job.host == *host)
+                    && let Some(status) = read(&entry.value, &key)
+                {
+                    self.state.put_status(id, status, version);
+                }
+                return;
+            }
+            CellKey::Note(group) => {
+                if let Some(status) = read(&entry.value, &key) {
+                    self.state.put_note(group, Arc::new(status));
+                }
+                return;
+            }
+            CellKey::HostSeq(id) => self.state.touch_host(id, version),
+            CellKey::GroupSeq(id) => self.state.touch_group(id, version),
+        }
+        self.versions.insert(key, entry.version);
+    }
+
+    fn delete(&mut self, key: &CellKey, revision: Revision, now_ms: u64) {
+        self.versions.remove(key);
+        let version = revision.0;
+        match key {
+            CellKey::Host(id) => self.state.lose_host(id, version, now_ms),
+            CellKey::Known(id) => {
+                if !self.versions.contains_key(&CellKey::Host(id.clone())) {
+                    self.state.remove_host(id, version, now_ms);
+                }
+            }
+            CellKey::Group(id) => self.state.remove_group(id, version),
+            CellKey::Job(host, id) => {
+                if self.state.job(id).is_some_and(|job| job.host == *host) {
+                    self.state.remove_job(id, version);
+                }
+            }
+            CellKey::Note(group) => self.state.put_note(group, Arc::default()),
+            CellKey::Status(..) | CellKey::HostSeq(_) | CellKey::GroupSeq(_) => {}
+        }
+    }
+
+    fn finish(mut self, revision: Revision) -> Mirror {
+        self.state.reach(revision.0);
+        Mirror {
+            state: Arc::new(self.state),
+            versions: self.versions,
+        }
+    }
+}
+
+/// Reads a value; one that is damaged is left out, loudly, instead of hiding all the others.
+fn read<T: DeserializeOwned>(value: &Bytes, key: &CellKey) -> Option<T> {
+    match serde_json::from_slice(value) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::error!(%key, %error, "a value of the cell cannot be read and is left out");
+            None
+        }
+    }
+}
+
+/// What is known of the cell.
+#[derive(Debug, Clone)]
+pub(super) enum View {
+    /// Nothing yet.
+    Loading,
+    /// This.
+    Ready(Arc<Mirror>),
+    /// The watch ended with an error; it is begun anew after a pause.
+    Failed(WatchFailed),
+}
+
+/// Why the watch ended.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct WatchFailed {
+    why: String,
+    is_transient: bool,
+}
+
+impl WatchFailed {
+    /// Is it worth waiting for the next watch?
+    pub(super) fn may_recover(&self) -> bool {
+        self.is_transient
+    }
+
+    pub(super) fn into_error(self) -> Error {
+        Error::Store {
+            operation: "watching the cell",
+            is_transient: self.is_transient,
+            source: Box::new(self),
+        }
+    }
+}
+
+/// The task that keeps a mirror fresh, started on first use and ended with the last handle.
+#[derive(Debug, Default)]
+pub(super) struct Follow(OnceLock<Following>);
+
+#[derive(Debug)]
+struct Following {
+    views: Published<View>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Follow {
+    /// The present view and those that follow.
+    pub(super) fn views(
+        self: &Arc<Self>,
+        backend: &Arc<dyn Backend>,
+        clock: &Arc<dyn Clock>,
+    ) -> BoxStream<'static, View> {
+        let following = self.0.get_or_init(|| {
+            let views = Published::new(View::Loading);
+            let task = follow(Arc::clone(backend), Arc::clone(clock), views.clone());
+            Following {
+                views,
+                task: tokio::spawn(task),
+            }
+        });
+        // A stream keeps the task alive as a handle does.
+        let owner = Arc::clone(self);
+        following
+            .views
+            .follow()
+            .inspect(move |_| {
+                let _ = &owner;
+            })
+            .boxed()
+    }
+}
+
+async fn follow(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, views: Published<View>) {
+    let mut mirror = Arc::new(Mirror::default());
+    loop {
+        let mut events = backend.watch(&CellKey::prefix());
+        let why = loop {
+            match events.next().await {
+                Some(Ok(event)) => {
+                    mirror = Arc::new(mirror.after(event, clock.now_ms()));
+                    views.set(View::Ready(Arc::clone(&mirror)));
+                }
+                Some(Err(error)) => {
+                    break WatchFailed {
+                        why: error.to_string(),
+                        is_transient: error.is_transient(),
+                    };
+                }
+                None => {
+                    break WatchFailed {
+                        why: "the watch ended".to_owned(),
+                        is_transient: true,
+                    };
+                }
+            }
+        };
+        tracing::warn!(%why, "the watch on the cell ended, beginning anew");
+        views.set(View::Failed(why));
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Between the end of a watch and the next.
+const PAUSE: Duration = Duration::from_secs(1);

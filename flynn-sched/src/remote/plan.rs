@@ -1,0 +1,286 @@
+//! From accepted changes to compares and ops of the store. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flynn_discovery::backend::{Compare, Condition, Key, MAX_OPS, Op, Revision};
+use serde::Serialize;
+
+use crate::{
+    ClusterState, Error, GroupId, GroupStatus, HostId, Job, Result, Transaction,
+    remote::{keys::CellKey, mirror::Mirror},
+    transaction::{Applied, Change},
+};
+
+/// One commit of the store: part of a transaction, or all of it.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    /// What must hold, as the mirror has it.
+    compares: BTreeMap<CellKey, Condition>,
+    ops: BTreeMap<CellKey, Option<Vec<u8>>>,
+    bytes: usize,
+    /// The changes it carries out.
+    pub(super) changes: Vec<Change>,
+}
+
+/// What earlier chunks of the same transaction wrote.
+#[derive(Debug, Default)]
+pub(super) struct Written(BTreeMap<CellKey, Condition>);
+
+impl Chunk {
+    fn len(&self) -> usize {
+        self.compares.len() + self.ops.len()
+    }
+
+    fn fits(&self, other: &Self) -> bool {
+        self.len() + other.len() <= MAX_OPS && self.bytes + other.bytes <= MAX_BYTES
+    }
+
+    fn absorb(&mut self, other: Self) {
+        for (key, condition) in other.compares {
+            // What this chunk has written itself, it need not compare.
+            if !self.ops.contains_key(&key) {
+                self.compares.entry(key).or_insert(condition);
+            }
+        }
+        self.ops.extend(other.ops);
+        self.bytes += other.bytes;
+        self.changes.extend(other.changes);
+    }
+
+    fn put(&mut self, key: CellKey, value: &impl Serialize) -> Result<()> {
+        let value = serde_json::to_vec(value).map_err(|error| Error::Invalid {
+            what: key.to_string(),
+            why: error.to_string(),
+        })?;
+        self.bytes += value.len();
+        self.ops.insert(key, Some(value));
+        Ok(())
+    }
+
+    fn touch(&mut self, key: CellKey) {
+        self.ops.insert(key, Some(Vec::new()));
+    }
+
+    fn delete(&mut self, key: CellKey) {
+        self.ops.insert(key, None);
+    }
+
+    fn expect(&mut self, mirror: &Mirror, key: CellKey) {
+        let condition = mirror
+            .version(&key)
+            .map_or(Condition::Absent, Condition::Version);
+        self.compares.insert(key, condition);
+    }
+
+    /// As the store wants it.
+    pub(super) fn prepared(&self, written: &Written) -> Result<(Vec<Compare>, Vec<Op>)> {
+        let compare = |(key, condition): (&CellKey, &Condition)| {
+            Ok(Compare {
+                condition: written.0.get(key).copied().unwrap_or(*condition),
+                key: key.key()?,
+            })
+        };
+        let compares: Result<_> = self.compares.iter().map(compare).collect();
+        let op = |(key, value): (&CellKey, &Option<Vec<u8>>)| {
+            let key: Key = key.key()?;
+            Ok(match value {
+                Some(value) => Op::put(key, value.clone()),
+                None => Op::delete(key),
+            })
+        };
+        let ops: Result<_> = self.ops.iter().map(op).collect();
+        Ok((compares?, ops?))
+    }
+
+    /// Remembers what the chunk wrote, after it was carried out.
+    pub(super) fn record(&self, revision: Revision, written: &mut Written) {
+        for (key, value) in &self.ops {
+            let condition = match value {
+                Some(_) => Condition::Version(revision),
+                None => Condition::Absent,
+            };
+            written.0.insert(key.clone(), condition);
+        }
+    }
+}
+
+/// The chunks that carry out what was accepted. Changes of one group stay together where they fit into one chunk.
+pub(super) fn plan(
+    mirror: &Mirror,
+    transaction: &Transaction,
+    applied: &Applied,
+) -> Result<Vec<Chunk>> {
+    let guarded: BTreeSet<&GroupId> = transaction
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::ExpectGroup { group, .. } => Some(group),
+            _ => None,
+        })
+        .collect();
+    let planner = Planner {
+        mirror,
+        after: &applied.state,
+        guarded,
+    };
+    let mut chunks = vec![Chunk::default()];
+    let mut bundle: Vec<Chunk> = Vec::new();
+    let mut bundle_group: Option<GroupId> = None;
+    for change in &applied.accepted {
+        let (group, step) = planner.step(change)?;
+        if group != bundle_group {
+            pack(&mut chunks, std::mem::take(&mut bundle));
+            bundle_group = group;
+        }
+        bundle.push(step);
+    }
+    pack(&mut chunks, bundle);
+    chunks.retain(|chunk| chunk.len() > 0);
+    Ok(chunks)
+}
+
+fn pack(chunks: &mut Vec<Chunk>, bundle: Vec<Chunk>) {
+    let mut whole = Chunk::default();
+    let mut parts = Vec::new();
+    for step in bundle {
+        if !whole.fits(&step) {
+            parts.push(std::mem::take(&mut whole));
+        }
+        whole.absorb(step);
+    }
+    parts.push(whole);
+    for part in parts {
+        match chunks.last_mut() {
+            Some(last) if last.fits(&part) => last.absorb(part),
+            _ => chunks.push(part),
+        }
+    }
+}
+
+struct Planner<'a> {
+    mirror: &'a Mirror,
+    after: &'a ClusterState,
+    guarded: BTreeSet<&'a GroupId>,
+}
+
+impl Planner<'_> {
+    /// One change as a chunk of its own, and the group it is about.
+    fn step(&self, change: &Change) -> Result<(Option<GroupId>, Chunk)> {
+        let mut step = Chunk {
+            changes: vec![change.clone()],
+            ..Chunk::default()
+        };
+        let group = match change {
+            Change::Start(job) => {
+                step.expect(self.mirror, CellKey::Host(job.host.clone()));
+                step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
+                self.touch(&mut step, &job.host, &job.group);
+                let key = CellKey::Job(job.host.clone(), job.id.clone());
+                // With the one description that the state shares, and without a status.
+                match self.after.job(&job.id) {
+                    Some(job) => step.put(key, &desired(job))?,
+                    None => step.delete(key),
+                }
+                Some(job.group.clone())
+            }
+            Change::Stop(id) => match self.mirror.state.job(id) {
+                Some(job) if !job.is_stopping => {
+                    let key = CellKey::Job(job.host.clone(), job.id.clone());
+                    step.expect(self.mirror, key.clone());
+                    self.touch(&mut step, &job.host, &job.group);
+                    let stopping = Job {
+                        is_stopping: true,
+                        ..desired(job)
+                    };
+                    match self.after.job(id) {
+                        Some(_) => step.put(key, &stopping)?,
+                        None => step.delete(key),
+                    }
+                    Some(job.group.clone())
+                }
+                // It is gone, stopping already, or was started by this very transaction and is written as it ended.
+                Some(_) | None => None,
+            },
+            Change::Remove(id) => match self.mirror.state.job(id) {
+                Some(job) => {
+                    if !job.status.phase.is_final() {
+                        step.compares
+                            .insert(CellKey::Host(job.host.clone()), Condition::Absent);
+                    }
+                    self.touch(&mut step, &job.host, &job.group);
+                    step.delete(CellKey::Job(job.host.clone(), job.id.clone()));
+                    step.delete(CellKey::Status(job.host.clone(), job.id.clone()));
+                    Some(job.group.clone())
+                }
+                None => None,
+            },
+            Change::PutGroup(group) => {
+                step.put(CellKey::Group(group.id.clone()), group)?;
+                self.guard(&mut step, &group.id);
+                Some(group.id.clone())
+            }
+            Change::RemoveGroup(group) => {
+                step.delete(CellKey::Group(group.clone()));
+                step.delete(CellKey::Note(group.clone()));
+                self.touch_group(&mut step, group);
+                Some(group.clone())
+            }
+            Change::Note { group, status } => {
+                step.compares
+                    .insert(CellKey::Group(group.clone()), Condition::Present);
+                self.guard(&mut step, group);
+                if **status == GroupStatus::default() {
+                    step.delete(CellKey::Note(group.clone()));
+                } else {
+                    step.put(CellKey::Note(group.clone()), status)?;
+                }
+                Some(group.clone())
+            }
+            Change::ForgetHost(id) => {
+                step.compares
+                    .insert(CellKey::Host(id.clone()), Condition::Absent);
+                step.expect(self.mirror, CellKey::HostSeq(id.clone()));
+                step.delete(CellKey::Known(id.clone()));
+                step.delete(CellKey::HostSeq(id.clone()));
+                None
+            }
+            Change::ExpectGroup { .. } => None,
+        };
+        Ok((group, step))
+    }
+
+    /// The placements of this host and group change.
+    fn touch(&self, step: &mut Chunk, host: &HostId, group: &GroupId) {
+        if self.after.host(host).is_some() {
+            step.touch(CellKey::HostSeq(host.clone()));
+        }
+        self.touch_group(step, group);
+    }
+
+    fn touch_group(&self, step: &mut Chunk, group: &GroupId) {
+        self.guard(step, group);
+        if self.after.group_version(group) > 0 {
+            step.touch(CellKey::GroupSeq(group.clone()));
+        } else {
+            step.delete(CellKey::GroupSeq(group.clone()));
+        }
+    }
+
+    fn guard(&self, step: &mut Chunk, group: &GroupId) {
+        if self.guarded.contains(group) {
+            step.expect(self.mirror, CellKey::Group(group.clone()));
+            step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
+        }
+    }
+}
+
+/// The job without what its host says of it, which has a key of its own.
+fn desired(job: &Job) -> Job {
+    Job {
+        status: crate::JobStatus::default(),
+        ..job.clone()
+    }
+}
+
+/// The size of one commit: a large transaction must not hold up the store's other writers for long.
+const MAX_BYTES: usize = 1 << 20;

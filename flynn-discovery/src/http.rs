@@ -36,7 +36,7 @@ pub use kv::{MAX_COMMIT_BYTES, kv_router};
 pub use request_id::RequestId;
 pub use secret::Secret;
 pub use server::{Limits, serve, serve_with};
-pub use services::{RaftInfo, discovery_router};
+pub use services::{RaftInfo, discovery_router, instance_id};
 pub use status::{Health, status_route};
 pub use stream::{KEEP_ALIVE, events, events_with_id, ndjson};
 pub use upgrade::{PendingUpgrade, Upgraded, accept_upgrade};

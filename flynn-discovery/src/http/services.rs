@@ -202,15 +202,22 @@ fn check_instance(id: &str, instance: &Instance) -> Answer<()> {
     if !port.is_some_and(|port| port.parse::<u16>().is_ok()) {
         return Err(Failure::validation("addr", "must be host:port"));
     }
-    let derived = md5::compute(format!("{}-{}", instance.proto, instance.addr));
-    let derived = format!("{derived:x}");
-    if instance.id.as_str() != derived || id != derived {
+    let derived = instance_id(&instance.proto, &instance.addr);
+    if instance.id != derived || id != derived.as_str() {
         return Err(Failure::validation(
             "id",
             &format!("must be the hex MD5 of proto-addr, here {derived}"),
         ));
     }
     Ok(())
+}
+
+/// The id every client of discoverd gives an instance: the MD5 of `proto-addr`. Whoever registers the same address again
+/// replaces the earlier registration.
+#[must_use]
+pub fn instance_id(proto: &str, addr: &str) -> InstanceId {
+    let digest = md5::compute(format!("{proto}-{addr}"));
+    InstanceId::parse(format!("{digest:x}")).expect("hexadecimal digits are allowed in an id")
 }
 
 async fn delete_instance(

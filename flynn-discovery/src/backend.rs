@@ -6,6 +6,8 @@ pub mod deadlines;
 mod key;
 pub mod kv;
 mod memory;
+#[cfg(feature = "raft")]
+pub mod raft;
 #[cfg(feature = "http")]
 mod remote;
 pub mod watch;

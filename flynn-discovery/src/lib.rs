@@ -12,6 +12,8 @@ mod leader;
 mod name;
 mod registration;
 mod registry;
+#[cfg(any(feature = "http", feature = "raft"))]
+mod secret;
 mod service;
 
 #[doc(inline)]
@@ -24,4 +26,6 @@ pub use leader::LeaderPolicy;
 pub use name::{InstanceId, ServiceName};
 pub use registration::{Registration, RegistrationStatus};
 pub use registry::{RegisterOptions, Registry};
+#[cfg(any(feature = "http", feature = "raft"))]
+pub use secret::Secret;
 pub use service::ServiceConfig;

@@ -216,6 +216,12 @@ impl KvState {
         self.revision
     }
 
+    /// The highest lease id ever given.
+    #[must_use]
+    pub fn last_lease(&self) -> LeaseId {
+        self.last_lease
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -10,5 +10,7 @@ mod discovery_api;
 mod health;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "raft-rocksdb")]
+mod raft;
 #[cfg(feature = "http")]
 mod remote;

@@ -1,0 +1,729 @@
+//! The member as a pure machine: events in, effects out. It owns no socket, no disk, no thread and no clock.
+//!
+//! ```text
+//!   tick, frame, call ──▶ Core ──▶ effects: send, answer, build a snapshot
+//!                          │ ▲
+//!            begin: a Turn ▼ │ finish: the turn is on disk
+//!                   store, Machine
+//! ```
+//!
+//! Whoever drives it repeats: hand in events; [`flush`](Core::flush); then, while [`begin`](Core::begin) gives a turn,
+//! apply what it says is committed, write what it says must be written, and [`finish`](Core::finish) it.
+
+mod apply;
+mod changes;
+mod reads;
+mod renewals;
+mod requests;
+
+use std::{mem, time::Duration};
+
+use bytes::Bytes;
+use raft::{
+    RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
+    eraftpb::{Entry, Message, MessageType, Snapshot},
+};
+use tokio::time::Instant;
+
+use self::{
+    reads::{Reads, Waiter},
+    renewals::{Leases, Renewals},
+    requests::{GivenUp, Requests},
+};
+use super::{
+    log::{HardState, Position},
+    machine::Machine,
+    member::{MemberChange, MemberId},
+    view::LogView,
+    wire::{Frame, KeepAlive, Kept, Refused, Request},
+};
+use crate::{
+    Error, Result,
+    backend::{
+        LeaseId,
+        kv::{Command, Outcome},
+    },
+};
+
+/// A caller that waits for an answer; the driver knows who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// What a caller asks.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// An encoded [`Command`] for the log.
+    Command(Bytes),
+    /// A change of the membership.
+    Change(MemberChange),
+    /// Answered when this member's state is as new as the question.
+    Read,
+    /// Renew a lease.
+    KeepAlive(LeaseId),
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Send(MemberId, Frame),
+    /// A snapshot is large and goes its own way; [`Core::snapshot_sent`] is to follow.
+    SendSnapshot(MemberId, Box<Message>),
+    /// `None` answers a read or a renewal.
+    Answer(Ticket, Result<Option<Outcome>>),
+    /// A peer lags behind the log: [`Core::snapshot_built`] is to follow.
+    BuildSnapshot,
+}
+
+/// What the consensus core wants done before it goes on.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    ready: raft::Ready,
+    /// Replaces state and log, before anything else.
+    pub(crate) snapshot: Option<Snapshot>,
+    /// To be applied; they are on a majority's disks.
+    pub(crate) committed: Vec<Entry>,
+    /// To be written, together with the hard state, and synced if `must_sync`.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) hard_state: Option<HardState>,
+    pub(crate) must_sync: bool,
+}
+
+/// How a [`Core`] behaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) me: MemberId,
+    /// This run of the process.
+    pub(crate) session: u64,
+    pub(crate) tick: Duration,
+    pub(crate) heartbeat_ticks: usize,
+    pub(crate) election_ticks: usize,
+    /// Fixes the election timeout within its range, for simulations.
+    pub(crate) exact_election_ticks: Option<usize>,
+    /// How long a caller waits.
+    pub(crate) request_ticks: u64,
+}
+
+/// One member's part in the consensus.
+pub(crate) struct Core {
+    settings: Settings,
+    node: RawNode<LogView>,
+    requests: Requests,
+    reads: Reads,
+    renewals: Renewals,
+    leases: Leases,
+    /// Requests of other members that came to this one as the leader.
+    forwarded: Vec<Request>,
+    forwarded_bytes: usize,
+    effects: Vec<Effect>,
+    ticks: u64,
+    /// The latest time a tick told.
+    now: Instant,
+    leader: Option<MemberId>,
+    term: u64,
+    leads: bool,
+    /// Changed with this core's last finished turn, for leases at a change of leadership.
+    snapshot_built_at: u64,
+    is_building: bool,
+    is_removed: bool,
+}
+
+impl Core {
+    /// A member over what its store held. `applied` is what `view`'s state has applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for settings that contradict each other.
+    pub(crate) fn new(
+        settings: Settings,
+        view: LogView,
+        applied: u64,
+        now: Instant,
+    ) -> Result<Self> {
+        let invalid = |why: String| Error::Invalid {
+            what: "raft settings".to_owned(),
+            why,
+        };
+        let (min, max) = match settings.exact_election_ticks {
+            Some(ticks) => (ticks, ticks + 1),
+            None => (settings.election_ticks, 2 * settings.election_ticks),
+        };
+        let config = raft::Config {
+            id: settings.me.get(),
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            min_election_tick: min,
+            max_election_tick: max,
+            applied,
+            max_size_per_msg: MAX_APPEND_BYTES,
+            max_inflight_msgs: MAX_INFLIGHT,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: MAX_COMMITTED_BYTES,
+            batch_append: true,
+            ..raft::Config::default()
+        };
+        config.validate().map_err(|e| invalid(e.to_string()))?;
+        let logger = slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!());
+        let node = RawNode::new(&config, view, &logger).map_err(|e| invalid(e.to_string()))?;
+        let term = node.raft.term;
+        Ok(Self {
+            requests: Requests::new(settings.me, settings.session),
+            reads: Reads::new(settings.me, settings.session),
+            renewals: Renewals::default(),
+            leases: Leases::default(),
+            forwarded: Vec::new(),
+            forwarded_bytes: 0,
+            effects: Vec::new(),
+            ticks: 0,
+            now,
+            leader: None,
+            term,
+            leads: false,
+            snapshot_built_at: 0,
+            is_building: false,
+            is_removed: false,
+            settings,
+            node,
+        })
+    }
+
+    /// Some time has passed: about one tick.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.now = now;
+        self.ticks += 1;
+        self.node.tick();
+        self.expire();
+        // A leader's own entries cannot get lost while it leads, so it repeats only what was refused.
+        let resend_ticks = 2 * self.settings.election_ticks as u64;
+        let before = self.ticks.checked_sub(resend_ticks);
+        self.requests.resend(before.filter(|_| !self.leads));
+        if let Some(before) = before {
+            self.renewals.resend(before);
+        }
+        let read_ticks = self.settings.heartbeat_ticks as u64 + 1;
+        if let Some(before) = self.ticks.checked_sub(read_ticks) {
+            self.reads.retry(before);
+        }
+        if self.leads {
+            self.end_leases();
+        }
+        let is_stale = self.ticks > self.snapshot_built_at + SNAPSHOT_TICKS;
+        if self.node.store().has_snapshot() && is_stale {
+            self.node.mut_store().set_snapshot(None);
+        }
+    }
+
+    /// A caller asks.
+    pub(crate) fn call(&mut self, ticket: Ticket, call: Call) {
+        let deadline = self.ticks + self.settings.request_ticks;
+        match call {
+            Call::Command(body) => {
+                self.requests.submit(Some(ticket), false, body, deadline);
+            }
+            Call::Change(change) => {
+                let body = change.encode();
+                self.requests.submit(Some(ticket), true, body, deadline);
+            }
+            Call::Read => self.reads.push(Waiter::Read(ticket, deadline)),
+            Call::KeepAlive(lease) => self.renewals.push(lease, ticket, deadline),
+        }
+    }
+
+    /// Another member says something. `now` is when it arrived.
+    pub(crate) fn receive(&mut self, from: MemberId, frame: Frame, now: Instant) {
+        match frame {
+            Frame::Raft(message) => self.step(from, *message),
+            Frame::Forward(requests) => self.take_forwarded(from, requests),
+            Frame::Refused(refused) => self.take_refusal(&refused),
+            Frame::KeepAlive(asked) if self.leads => self.reads.push(Waiter::Renewal {
+                from,
+                session: asked.session,
+                leases: asked.leases.into_iter().map(LeaseId).collect(),
+                asked: now,
+            }),
+            // Whoever asked asks again when it hears of the leader.
+            Frame::KeepAlive(_) => {}
+            Frame::Kept(kept) if kept.session == self.settings.session => {
+                for lease in kept.renewed {
+                    self.renewed(LeaseId(lease), true);
+                }
+                for lease in kept.lost {
+                    self.renewed(LeaseId(lease), false);
+                }
+            }
+            Frame::Kept(_) | Frame::Ping => {}
+            Frame::Removed => self.is_removed = true,
+        }
+    }
+
+    /// A frame to this member was lost.
+    pub(crate) fn unreachable(&mut self, peer: MemberId) {
+        self.node.report_unreachable(peer.get());
+    }
+
+    /// A snapshot was delivered, or was not.
+    pub(crate) fn snapshot_sent(&mut self, peer: MemberId, is_delivered: bool) {
+        let status = if is_delivered {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
+        self.node.report_snapshot(peer.get(), status);
+    }
+
+    /// The snapshot that [`Effect::BuildSnapshot`] asked for.
+    pub(crate) fn snapshot_built(&mut self, snapshot: Snapshot) {
+        self.is_building = false;
+        self.snapshot_built_at = self.ticks;
+        self.node.mut_store().set_snapshot(Some(snapshot));
+    }
+
+    /// Sends what has gathered: to be called when the events at hand are taken in, so that they go out together.
+    pub(crate) fn flush(&mut self, machine: &Machine) {
+        self.note_leader(machine);
+        if self.leads {
+            self.propose(machine);
+            let leases = self.renewals.take(self.ticks);
+            if !leases.is_empty() {
+                self.reads.push(Waiter::Renewal {
+                    from: self.settings.me,
+                    session: self.settings.session,
+                    leases,
+                    asked: self.now,
+                });
+            }
+        } else if let Some(leader) = self.leader {
+            while !self.requests.is_idle() {
+                let requests = self.requests.take(self.ticks, MAX_FORWARD_BYTES);
+                if !requests.is_empty() {
+                    self.send(leader, Frame::Forward(requests));
+                }
+            }
+            let leases = self.renewals.take(self.ticks);
+            if !leases.is_empty() {
+                let keep_alive = KeepAlive {
+                    session: self.settings.session,
+                    leases: leases.into_iter().map(|lease| lease.0).collect(),
+                };
+                self.send(leader, Frame::KeepAlive(keep_alive));
+            }
+        }
+        if self.leader.is_some()
+            && let Some(context) = self.reads.start(self.ticks)
+        {
+            self.node.read_index(context.to_vec());
+        }
+    }
+
+    /// What is to be done now, if anything. Its messages are among the [effects](Self::effects) already: a leader's
+    /// may leave before the turn is written.
+    pub(crate) fn begin(&mut self) -> Option<Turn> {
+        if !self.node.has_ready() {
+            return None;
+        }
+        let mut ready = self.node.ready();
+        let messages = ready.take_messages();
+        self.send_all(messages);
+        for state in ready.take_read_states() {
+            self.reads.confirm(&state.request_ctx, state.index);
+        }
+        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
+        Some(Turn {
+            snapshot,
+            committed: ready.take_committed_entries(),
+            entries: ready.entries().clone(),
+            hard_state: ready.hs().map(|hs| HardState {
+                term: hs.term,
+                vote: hs.vote,
+                commit: hs.commit,
+            }),
+            must_sync: ready.must_sync(),
+            ready,
+        })
+    }
+
+    /// The turn is written. Returns what else is committed by that.
+    pub(crate) fn finish(&mut self, mut turn: Turn) -> Vec<Entry> {
+        let view = self.node.mut_store();
+        if let Some(snapshot) = &turn.snapshot {
+            let metadata = snapshot.get_metadata();
+            let position = Position {
+                index: metadata.index,
+                term: metadata.term,
+            };
+            view.reset(position, metadata.get_conf_state().clone());
+        }
+        view.append(mem::take(&mut turn.entries));
+        if let Some(hard_state) = turn.hard_state {
+            view.set_hard_state(hard_state);
+        }
+        let messages = turn.ready.take_persisted_messages();
+        let mut light = self.node.advance_append(turn.ready);
+        self.send_all(messages);
+        self.send_all(light.take_messages());
+        if let Some(commit) = light.commit_index() {
+            let view = self.node.mut_store();
+            let hard_state = view.hard_state();
+            view.set_hard_state(HardState {
+                commit,
+                ..hard_state
+            });
+        }
+        light.take_committed_entries()
+    }
+
+    /// Everything committed so far is applied: answers those who waited for it.
+    pub(crate) fn settle(&mut self, machine: &Machine) {
+        self.node.advance_apply_to(machine.applied.index);
+        self.note_leader(machine);
+        for waiter in self.reads.ready(machine.applied.index) {
+            match waiter {
+                Waiter::Read(ticket, _) => self.answer(ticket, Ok(None)),
+                Waiter::Renewal {
+                    from,
+                    session,
+                    leases,
+                    asked,
+                } if self.leads => self.renew(from, session, leases, asked),
+                Waiter::Renewal { .. } => {}
+            }
+        }
+        if self.node.store().take_wish() && !mem::replace(&mut self.is_building, true) {
+            self.effects.push(Effect::BuildSnapshot);
+        }
+    }
+
+    /// A snapshot took the place of the state: what it says of this member's requests counts.
+    pub(crate) fn installed(&mut self, machine: &Machine) {
+        let passed_by = self.requests.passed_by(&machine.sessions);
+        self.give_up(passed_by);
+    }
+
+    /// What is to be done, in this order.
+    pub(crate) fn effects(&mut self) -> Vec<Effect> {
+        mem::take(&mut self.effects)
+    }
+
+    /// Ends every call, because this core stops.
+    pub(crate) fn give_up_all(&mut self) {
+        let given_up = self.requests.give_up();
+        self.give_up(given_up);
+        for ticket in self.reads.expire(u64::MAX) {
+            self.answer(ticket, Err(unavailable("it stops")));
+        }
+        for ticket in self.renewals.expire(u64::MAX) {
+            self.answer(ticket, Err(unavailable("it stops")));
+        }
+    }
+
+    /// Compacts the log in memory if it is large; the store is to do the same up to the returned position.
+    pub(crate) fn compact(
+        &mut self,
+        machine: &Machine,
+        entries: usize,
+        bytes: usize,
+    ) -> Option<Position> {
+        let applied = machine.applied.index;
+        let to = self.node.store().excess(applied, entries, bytes)?;
+        self.node.mut_store().compact(to);
+        Some(self.node.store().compacted())
+    }
+
+    /// Starts an election now, instead of waiting for the timeout.
+    pub(crate) fn campaign(&mut self) {
+        // Without a vote it does nothing.
+        let _ = self.node.campaign();
+    }
+
+    /// Hands the leadership to the voter that is most up to date; `false` if there is nobody or nothing to hand over.
+    pub(crate) fn hand_over(&mut self, machine: &Machine) -> bool {
+        if !self.leads {
+            return false;
+        }
+        let me = self.settings.me.get();
+        let best = self
+            .node
+            .raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| {
+                **id != me && progress.recent_active && machine.membership.voters.contains(id)
+            })
+            .max_by_key(|(_, progress)| progress.matched)
+            .map(|(id, _)| *id);
+        if let Some(id) = best {
+            self.node.transfer_leader(id);
+        }
+        best.is_some()
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leads
+    }
+
+    pub(crate) fn leader(&self) -> Option<MemberId> {
+        self.leader
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    pub(crate) fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.node.store().hard_state()
+    }
+
+    pub(crate) fn view(&self) -> &LogView {
+        self.node.store()
+    }
+
+    /// Other members say that this one was removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed
+    }
+
+    fn step(&mut self, from: MemberId, message: Message) {
+        if message.from != from.get() || message.to != self.settings.me.get() {
+            tracing::warn!(%from, "a member speaks in another's name; ignored");
+            return;
+        }
+        let kind = message.get_msg_type();
+        // Proposals travel as requests of our own, which are answered.
+        if kind == MessageType::MsgPropose {
+            return;
+        }
+        // What the core refuses (an old term, an unknown sender) it would ignore anyway.
+        if let Err(error) = self.node.step(message) {
+            tracing::debug!(%from, ?kind, %error, "message refused");
+        }
+    }
+
+    fn take_refusal(&mut self, refused: &Refused) {
+        if refused.session != self.settings.session {
+            return;
+        }
+        for seq in &refused.seqs {
+            if refused.why.is_empty() {
+                self.requests.refused(*seq);
+            } else if let Some(Some(ticket)) = self.requests.finish(*seq) {
+                let error = Error::Invalid {
+                    what: "membership change".to_owned(),
+                    why: refused.why.clone(),
+                };
+                self.answer(ticket, Err(error));
+            }
+        }
+    }
+
+    /// Reacts to a change of leader or role.
+    fn note_leader(&mut self, machine: &Machine) {
+        let raft = &self.node.raft;
+        let leader = MemberId::new(raft.leader_id).ok();
+        let leads = raft.state == StateRole::Leader;
+        if (leader, leads, raft.term) == (self.leader, self.leads, self.term) {
+            return;
+        }
+        let is_new = leader.is_some() && (leader, raft.term) != (self.leader, self.term);
+        (self.leader, self.term) = (leader, raft.term);
+        if leads && !mem::replace(&mut self.leads, leads) {
+            let leases = machine.kv.leases().map(|lease| (lease.id, lease.ttl()));
+            self.leases.restart(leases, self.now);
+        } else if !leads && mem::replace(&mut self.leads, leads) {
+            self.leases.clear();
+            self.reads.drop_renewals();
+            self.refuse_forwarded();
+        }
+        if is_new {
+            // Sent again, since the old leader may have lost them; the log passes over what was carried out.
+            self.requests.resend_all();
+            self.renewals.resend(u64::MAX);
+            self.reads.retry(u64::MAX);
+        }
+    }
+
+    fn end_leases(&mut self) {
+        // While one request that ends leases is under way, and could still be carried out, there is no other.
+        let is_under_way = self
+            .leases
+            .request()
+            .is_some_and(|seq| self.requests.is_pending(seq));
+        if is_under_way || !self.node.raft.commit_to_current_term() {
+            return;
+        }
+        let leases = self.leases.due(self.now);
+        if leases.is_empty() {
+            return;
+        }
+        tracing::debug!(?leases, "leases expired");
+        let deadline = self.ticks + self.settings.request_ticks;
+        let command = Command::Expire {
+            leases: leases.clone(),
+        };
+        if let Ok(body) = encode_command(&command) {
+            let seq = self.requests.submit(None, false, body, deadline);
+            self.leases.ends_by(seq, &leases);
+        }
+    }
+
+    fn renew(&mut self, from: MemberId, session: u64, leases: Vec<LeaseId>, asked: Instant) {
+        let mut kept = Kept {
+            session,
+            ..Kept::default()
+        };
+        for lease in leases {
+            match self.leases.renew(lease, asked) {
+                Some(true) => kept.renewed.push(lease.0),
+                Some(false) => kept.lost.push(lease.0),
+                // Its end is being decided: whoever asked asks again.
+                None => {}
+            }
+        }
+        if from == self.settings.me {
+            for lease in kept.renewed {
+                self.renewed(LeaseId(lease), true);
+            }
+            for lease in kept.lost {
+                self.renewed(LeaseId(lease), false);
+            }
+        } else {
+            self.send(from, Frame::Kept(kept));
+        }
+    }
+
+    fn renewed(&mut self, lease: LeaseId, is_alive: bool) {
+        for ticket in self.renewals.finish(lease) {
+            let result = if is_alive {
+                Ok(None)
+            } else {
+                Err(Error::LeaseLost { lease })
+            };
+            self.answer(ticket, result);
+        }
+    }
+
+    fn expire(&mut self) {
+        let given_up = self.requests.expire(self.ticks);
+        self.give_up(given_up);
+        for ticket in self.reads.expire(self.ticks) {
+            let why = self.why_unavailable();
+            self.answer(ticket, Err(unavailable(why)));
+        }
+        for ticket in self.renewals.expire(self.ticks) {
+            let error = self.unknown("keep_alive");
+            self.answer(ticket, Err(error));
+        }
+    }
+
+    fn give_up(&mut self, given_up: Vec<GivenUp>) {
+        for GivenUp {
+            ticket,
+            is_ambiguous,
+        } in given_up
+        {
+            let Some(ticket) = ticket else { continue };
+            let error = if is_ambiguous {
+                self.unknown("commit")
+            } else {
+                unavailable(self.why_unavailable())
+            };
+            self.answer(ticket, Err(error));
+        }
+    }
+
+    fn unknown(&self, operation: &'static str) -> Error {
+        let ticks = u32::try_from(self.settings.request_ticks).unwrap_or(u32::MAX);
+        Error::Unknown {
+            operation,
+            after: self.settings.tick.saturating_mul(ticks),
+        }
+    }
+
+    fn why_unavailable(&self) -> &'static str {
+        match self.leader {
+            None => "no leader is known: a majority of the voters must be up and reach each other",
+            Some(_) => "the leader did not confirm in time that it leads",
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, result: Result<Option<Outcome>>) {
+        self.effects.push(Effect::Answer(ticket, result));
+    }
+
+    fn send(&mut self, to: MemberId, frame: Frame) {
+        self.effects.push(Effect::Send(to, frame));
+    }
+
+    fn send_all(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let Ok(to) = MemberId::new(message.to) else {
+                continue;
+            };
+            let message = Box::new(message);
+            self.effects
+                .push(if message.get_msg_type() == MessageType::MsgSnapshot {
+                    Effect::SendSnapshot(to, message)
+                } else {
+                    Effect::Send(to, Frame::Raft(message))
+                });
+        }
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("me", &self.settings.me)
+            .field("term", &self.term)
+            .field("leader", &self.leader)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A command as it stands in the log.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when it cannot be encoded.
+pub(crate) fn encode_command(command: &Command) -> Result<Bytes> {
+    postcard::to_stdvec(command)
+        .map(Bytes::from)
+        .map_err(|error| Error::Invalid {
+            what: "command".to_owned(),
+            why: error.to_string(),
+        })
+}
+
+pub(crate) fn unavailable(why: impl Into<String>) -> Error {
+    Error::Unavailable {
+        backend: super::NAME,
+        why: why.into(),
+    }
+}
+
+/// The most bytes of entries in one message to a follower; one entry is sent even if it is larger.
+const MAX_APPEND_BYTES: u64 = 1 << 20;
+
+/// The most messages with entries on their way to one follower.
+const MAX_INFLIGHT: usize = 256;
+
+/// Proposals beyond this many bytes without a majority wait.
+const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
+
+/// The most bytes applied in one go, so that ticks and messages are not kept waiting.
+const MAX_COMMITTED_BYTES: u64 = 4 << 20;
+
+/// The most bytes of requests in one entry of the log, and in one frame to the leader.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+const MAX_FORWARD_BYTES: usize = 1 << 20;
+
+/// The most bytes of other members' requests that wait at the leader; more are refused, and come again.
+const MAX_FORWARDED_BYTES: usize = 32 << 20;
+
+/// A snapshot is kept in memory this long after it was made, for peers that need it again.
+const SNAPSHOT_TICKS: u64 = 600;

@@ -1,0 +1,130 @@
+//! A cluster of members in this process, each with a directory and a port of its own.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use flynn_discovery::{
+    Result, Secret,
+    backend::raft::{MemberId, Peer, RaftBackend, RaftConfig, RocksLog, TcpTransport},
+};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// How long anything is waited for: the machine may be very busy.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) const TOKEN: &str = "the token of the cluster under test";
+
+pub(crate) struct Cluster {
+    dir: TempDir,
+    pub(crate) voters: Vec<Peer>,
+    members: Vec<Option<Arc<RaftBackend>>>,
+    pub(crate) configure: fn(RaftConfig) -> RaftConfig,
+}
+
+impl Cluster {
+    pub(crate) async fn start(size: usize) -> Self {
+        Self::with(size, |config| config).await
+    }
+
+    pub(crate) async fn with(size: usize, configure: fn(RaftConfig) -> RaftConfig) -> Self {
+        let mut cluster = Self {
+            dir: tempfile::tempdir().unwrap(),
+            voters: Vec::new(),
+            members: Vec::new(),
+            configure,
+        };
+        for i in 0..size {
+            let peer = cluster.new_peer(&format!("host-{i}")).await;
+            cluster.voters.push(peer);
+            cluster.members.push(None);
+        }
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// A member with a free port.
+    pub(crate) async fn new_peer(&self, name: &str) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        Peer::new(MemberId::from_name(name), addr)
+    }
+
+    pub(crate) fn dir(&self, id: MemberId) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    pub(crate) fn config(&self, peer: &Peer) -> RaftConfig {
+        (self.configure)(RaftConfig::new(peer.clone(), "test", self.voters.clone()))
+    }
+
+    pub(crate) async fn start_peer(&self, peer: &Peer) -> Result<RaftBackend> {
+        let store = RocksLog::new(self.dir(peer.id));
+        let transport = TcpTransport::new(bind(&peer.addr).await, Secret::new(TOKEN));
+        RaftBackend::start(self.config(peer), store, transport).await
+    }
+
+    pub(crate) async fn start_member(&mut self, i: usize) {
+        let member = self.start_peer(&self.voters[i]).await.unwrap();
+        self.members[i] = Some(Arc::new(member));
+    }
+
+    pub(crate) async fn start_all(&mut self) {
+        for i in 0..self.voters.len() {
+            self.start_member(i).await;
+        }
+        for member in self.members() {
+            member.wait_for_leader(DEADLINE).await.unwrap();
+        }
+    }
+
+    /// Ends a member without any farewell.
+    pub(crate) async fn kill(&mut self, i: usize) {
+        let member = self.members[i].take().unwrap();
+        let closed = member.closed();
+        drop(member);
+        tokio::time::timeout(DEADLINE, closed)
+            .await
+            .expect("a dropped member stops")
+            .unwrap();
+    }
+
+    pub(crate) async fn kill_all(&mut self) {
+        for i in 0..self.members.len() {
+            if self.members[i].is_some() {
+                self.kill(i).await;
+            }
+        }
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<RaftBackend>> {
+        self.members.iter().flatten()
+    }
+
+    pub(crate) fn any(&self) -> &Arc<RaftBackend> {
+        self.members().next().unwrap()
+    }
+
+    pub(crate) async fn shutdown(self) {
+        for member in self.members() {
+            tokio::time::timeout(DEADLINE, member.shutdown())
+                .await
+                .expect("a member stops when it is told to")
+                .unwrap();
+        }
+    }
+}
+
+/// The port of a member that has just stopped may be held for a moment.
+async fn bind(addr: &str) -> TcpListener {
+    let until = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        match TcpListener::bind(addr).await {
+            Ok(listener) => return listener,
+            Err(error) if tokio::time::Instant::now() < until => {
+                let _ = error;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{addr} cannot be bound: {error}"),
+        }
+    }
+}

@@ -8,8 +8,10 @@ pub mod kv;
 mod memory;
 #[cfg(feature = "raft")]
 pub mod raft;
+mod prefixed;
 #[cfg(feature = "http")]
 mod remote;
+mod traced;
 pub mod watch;
 
 use std::{fmt, time::Duration};
@@ -26,6 +28,8 @@ pub use self::remote::RemoteBackend;
 pub use self::{
     key::{Key, Prefix},
     memory::MemoryBackend,
+    prefixed::PrefixedBackend,
+    traced::{Counters, TracedBackend},
 };
 
 /// A consistent store of small values with leases, watches and transactions.

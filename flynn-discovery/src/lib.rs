@@ -2,6 +2,8 @@
 
 pub mod backend;
 mod backoff;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod event;
 pub mod health;

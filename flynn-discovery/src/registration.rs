@@ -328,7 +328,7 @@ impl Keeper {
         *self.status.borrow() == RegistrationStatus::Replaced
     }
 
-    async fn replaced(&mut self) {
+    async fn replaced(&self) {
         tracing::warn!(key = %self.key, "another registration has taken the id");
         self.tell(RegistrationStatus::Replaced);
         // Nothing hangs on the lease any more.

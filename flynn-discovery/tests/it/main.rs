@@ -12,5 +12,6 @@ mod health;
 mod http;
 #[cfg(feature = "raft-rocksdb")]
 mod raft;
+mod memory;
 #[cfg(feature = "http")]
 mod remote;

@@ -6,9 +6,9 @@ pub mod deadlines;
 mod key;
 pub mod kv;
 mod memory;
+mod prefixed;
 #[cfg(feature = "raft")]
 pub mod raft;
-mod prefixed;
 #[cfg(feature = "http")]
 mod remote;
 mod traced;

@@ -10,8 +10,8 @@ mod discovery_api;
 mod health;
 #[cfg(feature = "http")]
 mod http;
+mod memory;
 #[cfg(feature = "raft-rocksdb")]
 mod raft;
-mod memory;
 #[cfg(feature = "http")]
 mod remote;

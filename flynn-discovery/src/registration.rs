@@ -52,6 +52,7 @@ enum Order {
     Deregister {
         answer: oneshot::Sender<Result<()>>,
     },
+    Abandon,
 }
 
 impl Registration {
@@ -137,6 +138,13 @@ impl Registration {
         self.order(Order::Deregister { answer }, answered).await
     }
 
+    /// Stops renewing and leaves the instance to its lease: whoever registers it again within its time to live, such as
+    /// the same program after a restart, takes it over without a gap.
+    pub fn abandon(self) {
+        // A full queue ends as a dropped registration does: deregistered, which is safe.
+        let _ = self.orders.try_send(Order::Abandon);
+    }
+
     async fn order(&self, order: Order, answered: oneshot::Receiver<Result<()>>) -> Result<()> {
         // The task ends only with its runtime, or after it has carried out the last order.
         let closed = || Error::Closed {
@@ -202,6 +210,7 @@ impl Keeper {
                     let _ = answer.send(revoked);
                     return;
                 }
+                Some(Order::Abandon) => return,
                 None => {
                     self.give_up().await;
                     self.tell(RegistrationStatus::Deregistered);

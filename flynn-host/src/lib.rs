@@ -1,1 +1,19 @@
-//! skeleton
+#![doc = include_str!("../README.md")]
+
+pub mod host;
+pub mod runtime;
+
+pub mod attach;
+mod error;
+pub mod image;
+mod job;
+pub mod journal;
+pub mod log;
+pub mod ports;
+mod supervisor;
+pub mod volume;
+mod wall;
+
+pub use error::{BoxError, Error, Result};
+#[doc(inline)]
+pub use host::{Host, HostBuilder, HostHandle};

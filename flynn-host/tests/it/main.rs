@@ -1,0 +1,8 @@
+//! A host with real processes, in a cell in memory.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed assumption of a test is a failed test"
+)]
+
+mod fixture;
+mod lifecycle;

@@ -47,6 +47,8 @@ pub struct Rollout {
     pub wait: Wait,
     /// When the present step began, in milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// The process types that the present step moves.
+    pub moving: Vec<String>,
     /// How often each job of the new release has crashed, by job.
     pub crashes: BTreeMap<String, u32>,
 }
@@ -129,6 +131,10 @@ impl Rollout {
         }
         match plan.strategy.next(plan.goal, &self.old, &self.new) {
             Some(step) => {
+                self.moving = match step.wait {
+                    Wait::Up => changed(&self.new, &step.new),
+                    Wait::Down | Wait::Nothing => changed(&self.old, &step.old),
+                };
                 self.old = step.old;
                 self.new = step.new;
                 self.wait = step.wait;
@@ -225,6 +231,12 @@ impl Rollout {
             outlook(plan)
         )
     }
+}
+
+/// The types whose counts differ.
+fn changed(before: &Counts, after: &Counts) -> Vec<String> {
+    let differs = |name: &&String| before.get(*name) != after.get(*name);
+    after.keys().filter(differs).cloned().collect()
 }
 
 /// What the pusher wants to know first.

@@ -19,6 +19,12 @@ pub enum Error {
         /// What was to be created.
         what: String,
     },
+    /// Another route takes this traffic already.
+    #[error("Duplicate route")]
+    DuplicateRoute {
+        /// That route.
+        route: Box<flynn_router::Route>,
+    },
     /// It cannot be done in the present state of things; wait, or change that first.
     #[error("{why}")]
     Conflict {
@@ -65,6 +71,9 @@ pub enum Error {
     /// The store failed.
     #[error("the controller's store failed")]
     Store(#[from] flynn_discovery::Error),
+    /// The routes could not be read or written.
+    #[error("the routes' store failed")]
+    Routes(#[source] flynn_router::Error),
     /// The cell failed.
     #[error("the cell failed")]
     Cluster(#[from] flynn_sched::Error),
@@ -103,12 +112,29 @@ impl Error {
                 error.is_transient() || matches!(error, flynn_discovery::Error::Unknown { .. })
             }
             Self::Cluster(error) => error.is_transient(),
+            Self::Routes(error) => error.is_transient(),
             Self::NotFound { .. }
+            | Self::DuplicateRoute { .. }
             | Self::Exists { .. }
             | Self::Conflict { .. }
             | Self::Invalid { .. }
             | Self::ClaimLost { .. }
             | Self::Damaged { .. } => false,
+        }
+    }
+}
+
+impl From<flynn_router::Error> for Error {
+    fn from(error: flynn_router::Error) -> Self {
+        match error {
+            flynn_router::Error::Duplicate { route } => Self::DuplicateRoute { route },
+            flynn_router::Error::Conflict { id } => Self::Contended {
+                what: format!("route {id}"),
+            },
+            flynn_router::Error::Invalid { what, why } => {
+                Self::refused(format!("Invalid route: {what}: {why}"))
+            }
+            other => Self::Routes(other),
         }
     }
 }

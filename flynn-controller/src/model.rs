@@ -33,6 +33,7 @@ pub use process::{
     HealthCheck, Limits, Port, PortService, ProcessResources, ProcessType, VolumeRequest,
 };
 pub use release::Release;
+pub(crate) use release::check_env;
 pub use route::NewRoute;
 pub use time::Time;
 

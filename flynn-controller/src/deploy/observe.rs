@@ -90,7 +90,12 @@ fn types(
         let Ok(group) = group_id(&release.app_id, &release.id, name) else {
             continue;
         };
-        let mut seen = TypeState::default();
+        let mut seen = TypeState {
+            blocked: state
+                .group_status(&group)
+                .and_then(|status| status.blocked.clone()),
+            ..TypeState::default()
+        };
         if process.omni {
             let constraints = state.group(&group).map(|g| g.spec.constraints.clone());
             let hosts = state

@@ -9,7 +9,7 @@ use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{ATTACH_PROTOCOL, EventQuery, LogQuery};
+use super::{ATTACH_PROTOCOL, EventQuery, LogQuery, query::log_path};
 use crate::model::{
     App, AppUpdate, Artifact, Deployment, DeploymentEvent, Event, EventKind, ExpandedFormation,
     Formation, Job, Key, LogLine, NewJob, NewRoute, Release, ScaleRequest,
@@ -334,7 +334,7 @@ impl Client {
         app: &str,
         query: &LogQuery,
     ) -> Answer<BoxStream<'static, Answer<LogLine>>> {
-        self.http.lines(&query.path(app)).await
+        self.http.lines(&log_path(query, app)).await
     }
 
     /// Adds an SSH key: one line of a `.pub` file.

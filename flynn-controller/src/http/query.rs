@@ -2,7 +2,7 @@
 
 use flynn_discovery::http::segment;
 
-use crate::{model::EventKind, store::EventFilter};
+use crate::{model::EventKind, store::EventFilter, streams::LogQuery};
 
 /// Which events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -84,32 +84,16 @@ impl EventQuery {
     }
 }
 
-/// Which lines of an app's jobs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LogQuery {
-    /// Go on with new lines as they are written.
-    pub follow: bool,
-    /// At most so many of the lines that are there; all that are kept if absent.
-    pub lines: Option<usize>,
-    /// Only this job, by id or UUID.
-    pub job: Option<String>,
-    /// Only this process type; empty for one-off jobs.
-    pub process_type: Option<String>,
-    /// Only these streams (`stdout`, `stderr`, `init`); empty: all.
-    pub streams: Vec<String>,
-}
-
-impl LogQuery {
-    pub(super) fn path(&self, app: &str) -> String {
-        let mut query = Query::default();
-        query.flag("follow", self.follow);
-        query.number("lines", self.lines);
-        query.text("job_id", self.job.as_deref());
-        query.text("process_type", self.process_type.as_deref());
-        let streams = self.streams.join(",");
-        query.text("stream_types", (!streams.is_empty()).then_some(&*streams));
-        query.on(&format!("/apps/{}/log", segment(app)))
-    }
+/// The path and query of an app's log.
+pub(super) fn log_path(log: &LogQuery, app: &str) -> String {
+    let mut query = Query::default();
+    query.flag("follow", log.follow);
+    query.number("lines", log.lines);
+    query.text("job_id", log.job.as_deref());
+    query.text("process_type", log.process_type.as_deref());
+    let streams = log.streams.join(",");
+    query.text("stream_types", (!streams.is_empty()).then_some(&*streams));
+    query.on(&format!("/apps/{}/log", segment(app)))
 }
 
 #[derive(Debug, Default)]

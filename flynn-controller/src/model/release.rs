@@ -97,7 +97,7 @@ impl Release {
     }
 }
 
-pub(super) fn check_env(field: &'static str, env: &Env) -> Result<()> {
+pub(crate) fn check_env(field: &'static str, env: &Env) -> Result<()> {
     for (name, value) in env.iter() {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(Error::invalid(

@@ -31,6 +31,10 @@ impl Time {
         u64::try_from(self.0.as_millisecond()).unwrap_or(0)
     }
 
+    pub(crate) fn timestamp(self) -> Timestamp {
+        self.0
+    }
+
     /// Reads RFC 3339 text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

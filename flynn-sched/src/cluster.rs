@@ -17,7 +17,7 @@ use crate::{
 pub use local::LocalCluster;
 
 pub(crate) use assignments::Assignments;
-#[cfg(feature = "remote")]
+#[cfg(any(feature = "remote", feature = "sim"))]
 pub(crate) use published::Published;
 
 /// The cell: a snapshot to decide on, and the one place where its state changes.

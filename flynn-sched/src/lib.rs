@@ -16,6 +16,8 @@ pub mod placement;
 pub mod remote;
 mod resources;
 pub mod scheduler;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod spec;
 mod state;
 pub mod transaction;
@@ -33,6 +35,9 @@ pub use job::{Job, JobStatus, Phase};
 pub use remote::DiscoveryCluster;
 pub use resources::Resources;
 pub use scheduler::Scheduler;
+#[cfg(feature = "sim")]
+#[doc(inline)]
+pub use sim::SimCluster;
 pub use spec::{
     Artifact, Check, CheckKind, JobSpec, Partition, Port, RestartPolicy, Service, Volume,
 };

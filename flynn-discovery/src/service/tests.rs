@@ -55,7 +55,8 @@ impl Fixture {
 }
 
 fn tell(events: Vec<ServiceEvent>) -> Vec<String> {
-    let id = |leader: Option<Instance>| leader.map_or("none".to_owned(), |i| i.id.to_string());
+    let id =
+        |leader: Option<Instance>| leader.map_or_else(|| "none".to_owned(), |i| i.id.to_string());
     events
         .into_iter()
         .map(|event| match event {
@@ -65,7 +66,7 @@ fn tell(events: Vec<ServiceEvent>) -> Vec<String> {
                 metadata,
             } => {
                 let ids: Vec<_> = instances.iter().map(|i| i.id.as_str()).collect();
-                let meta = metadata.map_or("none".to_owned(), |m| m.data.to_string());
+                let meta = metadata.map_or_else(|| "none".to_owned(), |m| m.data.to_string());
                 format!("reset {} leader {} meta {meta}", ids.join(","), id(leader))
             }
             ServiceEvent::Up(i) => format!("up {} {}", i.id, i.created),
@@ -73,7 +74,8 @@ fn tell(events: Vec<ServiceEvent>) -> Vec<String> {
             ServiceEvent::Down(i) => format!("down {} {}", i.id, i.created),
             ServiceEvent::Leader(leader) => format!("leader {}", id(leader)),
             ServiceEvent::Metadata(meta) => {
-                let text = meta.map_or("none".to_owned(), |m| format!("{}@{}", m.data, m.index));
+                let text =
+                    meta.map_or_else(|| "none".to_owned(), |m| format!("{}@{}", m.data, m.index));
                 format!("meta {text}")
             }
         })

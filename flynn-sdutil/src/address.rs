@@ -92,7 +92,7 @@ pub fn interface_address(name: &str) -> Result<IpAddr> {
         if let Some(v6) = address.as_sockaddr_in6()
             && !v6.ip().is_unicast_link_local()
         {
-            fallback.get_or_insert(IpAddr::from(v6.ip()));
+            fallback.get_or_insert_with(|| IpAddr::from(v6.ip()));
         }
     }
     fallback.ok_or_else(|| {

@@ -199,7 +199,7 @@ fn check_instance(id: &str, instance: &Instance) -> Answer<()> {
         ));
     }
     let port = instance.addr.rsplit_once(':').map(|(_, port)| port);
-    if !port.is_some_and(|port| port.parse::<u16>().is_ok()) {
+    if port.is_none_or(|port| port.parse::<u16>().is_err()) {
         return Err(Failure::validation("addr", "must be host:port"));
     }
     let derived = instance_id(&instance.proto, &instance.addr);
@@ -215,6 +215,10 @@ fn check_instance(id: &str, instance: &Instance) -> Answer<()> {
 /// The id every client of discoverd gives an instance: the MD5 of `proto-addr`. Whoever registers the same address again
 /// replaces the earlier registration.
 #[must_use]
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "hexadecimal digits are always an id"
+)]
 pub fn instance_id(proto: &str, addr: &str) -> InstanceId {
     let digest = md5::compute(format!("{proto}-{addr}"));
     InstanceId::parse(format!("{digest:x}")).expect("hexadecimal digits are allowed in an id")

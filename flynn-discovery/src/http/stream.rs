@@ -152,11 +152,14 @@ fn respond<I: 'static>(
     response
 }
 
+/// Appends one item to a frame.
+type Encode<I> = Box<dyn Fn(I, &mut BytesMut) -> Next + Send>;
+
 /// Turns items into frames: everything that is ready goes into one.
 struct Encoder<I> {
     /// `None` once it has ended.
     stream: Option<BoxStream<'static, I>>,
-    encode: Box<dyn Fn(I, &mut BytesMut) -> Next + Send>,
+    encode: Encode<I>,
     idle: &'static str,
     keep_alive: Duration,
     timer: Pin<Box<Sleep>>,

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
 use flynn_discovery::{
@@ -9,11 +10,29 @@ use flynn_discovery::{
     backend::{
         Change, Condition, Key, LeaseId, MemoryBackend, Op, Prefix, RemoteBackend, WatchEvent,
     },
-    http::{Keys, Limits, Secret, kv_router, require_key},
+    conformance::{Harness, Skip},
+    http::{Keys, Limits, Secret, kv_router, require_key, serve as serve_http},
 };
 use futures::{StreamExt, future::join_all};
 
 use crate::http::{TestServer, dead_endpoint, within};
+
+struct Remote;
+
+#[async_trait]
+impl Harness for Remote {
+    /// A server of its own, which ends with the case's runtime.
+    async fn fresh(&self) -> Result<Arc<dyn Backend>, Skip> {
+        let app = kv_router(Arc::new(MemoryBackend::new()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(serve_http(listener, app, std::future::pending()));
+        let remote = RemoteBackend::connect(vec![url], None).await.unwrap();
+        Ok(Arc::new(remote))
+    }
+}
+
+flynn_discovery::backend_conformance!(Remote);
 
 fn key(text: &str) -> Key {
     Key::parse(text).unwrap()

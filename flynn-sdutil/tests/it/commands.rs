@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use flynn_discovery::{Instance, RegisterOptions, ServiceName};
 use nix::sys::signal::Signal;
 
-use crate::fixture::{Discovery, free_port};
+use crate::fixture::{Discovery, free_port, within};
 
 #[tokio::test]
 async fn register_stays_until_it_is_told_to_end() {
@@ -19,22 +21,23 @@ async fn register_stays_until_it_is_told_to_end() {
 }
 
 #[tokio::test]
-async fn two_processes_cannot_register_one_address() {
+async fn an_address_taken_over_is_not_taken_out_by_its_former_owner() {
     let discovery = Discovery::start().await;
-    let first = discovery.sdutil(&["register", "-h", "a.example", "www:80"]);
+    let first = discovery.sdutil(&["register", "-h", "a.example", "-a", "n=1", "www:80"]);
     discovery.wait_for("www", 1).await;
-    let second = discovery.sdutil(&["register", "-h", "a.example", "www:80"]);
-    let outcome = first.outcome().await;
-    assert_eq!(outcome.status, 1);
-    assert!(
-        outcome
-            .stderr
-            .contains("a.example:80 is now registered as www by another process"),
-        "{outcome:?}"
-    );
+    let second = discovery.sdutil(&["register", "-h", "a.example", "-a", "n=2", "www:80"]);
+    within("the second to take over", async {
+        while discovery.instances("www").await[0].attributes["n"] != "2" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.outcome().await.status, 0);
     assert_eq!(discovery.instances("www").await.len(), 1);
     second.signal(Signal::SIGTERM);
     assert_eq!(second.outcome().await.status, 0);
+    assert!(discovery.instances("www").await.is_empty());
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ fn known_name(name: &str, names: &'static [&'static str]) -> &'static str {
     names
         .iter()
         .find(|known| **known == name)
-        .or(names.last())
+        .or_else(|| names.last())
         .copied()
         .unwrap_or_default()
 }

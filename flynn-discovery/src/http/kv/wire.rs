@@ -431,7 +431,7 @@ mod tests {
             value: Bytes::from(vec![b'x'; len]),
             version: Revision(1),
             created: Revision(1),
-            lease: (n % 2 == 0).then_some(LeaseId(7)),
+            lease: n.is_multiple_of(2).then_some(LeaseId(7)),
         }
     }
 

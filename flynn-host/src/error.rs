@@ -123,6 +123,16 @@ pub enum Error {
         /// What was received.
         why: String,
     },
+    /// The other side refused to attach, for this reason.
+    #[error("{why}")]
+    Refused {
+        /// In its own words.
+        why: String,
+    },
+    /// A call of the host API failed.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Api(#[from] flynn_discovery::http::ClientError),
     /// The host cannot go on.
     #[error("{why}")]
     Ended {

@@ -5,6 +5,8 @@ pub mod runtime;
 
 pub mod attach;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod image;
 mod job;
 pub mod journal;

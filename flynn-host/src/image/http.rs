@@ -2,6 +2,7 @@
 
 use std::io;
 
+use ::http::{HeaderMap, Method};
 use async_trait::async_trait;
 use axum::body::Body;
 use flynn_discovery::{
@@ -9,7 +10,6 @@ use flynn_discovery::{
     http::{Client, ClientError, Secret},
 };
 use futures::TryStreamExt;
-use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use tokio_util::io::StreamReader;
 

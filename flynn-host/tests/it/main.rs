@@ -4,5 +4,6 @@
     reason = "a failed assumption of a test is a failed test"
 )]
 
+mod api;
 mod fixture;
 mod lifecycle;

@@ -96,7 +96,7 @@ fn supervise(dir: &Path) -> Result<(), String> {
         spec,
         output,
         state: Mutex::new(State::Created),
-        ended: Condvar::new(),
+        changed: Condvar::new(),
         stdin: Mutex::new(None),
         connections: AtomicUsize::new(0),
     });
@@ -117,8 +117,8 @@ struct Shim {
     output: Output,
     /// Held while the job is being spawned, so that nobody reaps it before its id is known.
     state: Mutex<State>,
-    /// Told when the state becomes [`State::Exited`].
-    ended: Condvar,
+    /// Told when the state has changed.
+    changed: Condvar,
     stdin: Mutex<Option<ChildStdin>>,
     connections: AtomicUsize,
 }
@@ -229,7 +229,7 @@ impl Shim {
 
     fn publish(&self, status: &ExitStatus) {
         *self.state() = State::Exited(status.clone());
-        self.ended.notify_all();
+        self.changed.notify_all();
         self.output
             .finish(u32::try_from(status.code).unwrap_or(255));
     }
@@ -292,6 +292,7 @@ impl Shim {
                     started,
                     limits,
                 };
+                self.changed.notify_all();
                 Reply::Started { started }
             }
             Err(why) => {
@@ -394,6 +395,7 @@ impl Shim {
 
     /// Makes `watch` look at the state.
     fn wake(&self) {
+        self.changed.notify_all();
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::CHILD);
     }
@@ -406,7 +408,7 @@ impl Shim {
                 return Ok(Some(status.clone()));
             }
             (state, _) = self
-                .ended
+                .changed
                 .wait_timeout(state, Duration::from_secs(5))
                 .expect("no panic while the lock is held");
             if !matches!(&*state, State::Exited(_)) && has_hung_up(connection)? {
@@ -436,6 +438,7 @@ impl Shim {
         let writer = spawn(move || write_frames(&frames, &connection))?;
         let _ = self.read_frames(reader, stdin);
         if stdin {
+            self.wait_for_start();
             *self.stdin.lock().expect("no panic while the lock is held") = None;
         }
         let _ = writer.join();
@@ -463,8 +466,18 @@ impl Shim {
         }
     }
 
+    /// A client may be here before the job is; its input is for the job all the same.
+    fn wait_for_start(&self) {
+        let state = self.state();
+        drop(
+            self.changed
+                .wait_while(state, |state| matches!(state, State::Created)),
+        );
+    }
+
     /// Writes to the job's standard input; nothing closes it.
     fn feed(&self, bytes: &[u8]) {
+        self.wait_for_start();
         let mut stdin = self.stdin.lock().expect("no panic while the lock is held");
         let is_open = !bytes.is_empty()
             && stdin

@@ -69,12 +69,18 @@ use crate::{Error, Result};
 pub struct RaftBackend {
     member: MemberId,
     shared: Arc<Shared>,
+    caller: Caller,
+    refusals: Refusals,
+    is_durable: bool,
+}
+
+/// The way to the driver.
+#[derive(Clone)]
+struct Caller {
     events: mpsc::Sender<Event>,
     /// Bounds the calls under way, in units of [`CALL_COST`].
     calls: Arc<Semaphore>,
-    refusals: Refusals,
     ended: watch::Receiver<Option<Result<(), Arc<Error>>>>,
-    is_durable: bool,
 }
 
 impl RaftBackend {
@@ -158,15 +164,17 @@ impl RaftBackend {
         let this = Self {
             member,
             shared,
-            events,
-            calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            caller: Caller {
+                events,
+                calls: Arc::new(Semaphore::new(MAX_CALLS)),
+                ended,
+            },
             refusals,
-            ended,
             is_durable,
         };
         match is_open.await {
             Ok(opened) => opened.map(|()| this),
-            Err(_) => Err(this.why_ended()),
+            Err(_) => Err(this.caller.why_ended()),
         }
     }
 
@@ -196,7 +204,7 @@ impl RaftBackend {
     /// no leader in time; why the member stopped, if it did.
     pub async fn wait_for_leader(&self, at_most: Duration) -> Result<MemberId> {
         let mut status = self.watch_status();
-        let mut ended = self.ended.clone();
+        let mut ended = self.caller.ended.clone();
         let found = async {
             let known = status.wait_for(|status| status.leader.is_some()).await;
             known.ok().and_then(|status| status.leader)
@@ -204,10 +212,10 @@ impl RaftBackend {
         tokio::select! {
             found = tokio::time::timeout(at_most, found) => match found {
                 Ok(Some(leader)) => return Ok(leader),
-                Ok(None) => return Err(self.why_ended()),
+                Ok(None) => return Err(self.caller.why_ended()),
                 Err(_) => {}
             },
-            _ = ended.wait_for(Option::is_some) => return Err(self.why_ended()),
+            _ = ended.wait_for(Option::is_some) => return Err(self.caller.why_ended()),
         }
         if let Some(why) = self.refusals.lock().values().next() {
             return Err(Error::Denied { why: why.clone() });
@@ -261,7 +269,7 @@ impl RaftBackend {
     /// Why the member had stopped before, if it was not told to.
     pub async fn shutdown(&self) -> Result<(), Arc<Error>> {
         // A member that has stopped already hears nothing any more.
-        let _ = self.events.send(Event::Shutdown);
+        let _ = self.caller.events.send(Event::Shutdown);
         self.closed().await
     }
 
@@ -269,7 +277,7 @@ impl RaftBackend {
     ///
     /// The future does not keep the backend alive.
     pub fn closed(&self) -> impl Future<Output = Result<(), Arc<Error>>> + Send + 'static {
-        let mut ended = self.ended.clone();
+        let mut ended = self.caller.ended.clone();
         async move {
             match ended.wait_for(Option::is_some).await {
                 Ok(result) => result.clone().unwrap_or(Ok(())),
@@ -279,14 +287,14 @@ impl RaftBackend {
     }
 
     async fn change(&self, change: MemberChange) -> Result<()> {
-        self.call(Call::Change(change), 0).await.map(drop)
+        self.caller.call(Call::Change(change), 0).await.map(drop)
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {
         command.check()?;
         let body: Bytes = encode_command(&command)?;
         let len = body.len();
-        match self.call(Call::Command(body), len).await? {
+        match self.caller.call(Call::Command(body), len).await? {
             Some(outcome) => Ok(outcome),
             None => unreachable!("a command is answered with an outcome"),
         }
@@ -298,7 +306,71 @@ impl RaftBackend {
             Outcome::Granted(_) => unreachable!("only a grant is answered with a lease"),
         }
     }
+}
 
+#[async_trait]
+impl Backend for RaftBackend {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_durable: self.is_durable,
+            linearizable_reads: true,
+            min_ttl: MIN_TTL,
+            max_value_len: MAX_VALUE_LEN,
+        }
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.caller.call(Call::Read, 0).await?;
+        Ok(self.shared.machine.read().kv.get(key).cloned())
+    }
+
+    async fn list(&self, prefix: &Prefix, options: ListOptions) -> Result<Page> {
+        self.caller.call(Call::Read, 0).await?;
+        let state = self.shared.machine.read().kv.clone();
+        Ok(state.list(prefix, &options))
+    }
+
+    async fn commit(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Revision> {
+        self.revise(Command::Commit { compares, ops }).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
+        match self.command(Command::grant(ttl.max(MIN_TTL))).await? {
+            Outcome::Granted(lease) => Ok(lease),
+            Outcome::Committed(_) => unreachable!("a grant is answered with a lease"),
+        }
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<()> {
+        self.caller.call(Call::KeepAlive(lease), 0).await.map(drop)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.revise(Command::Revoke { lease }).await.map(drop)
+    }
+
+    fn watch(&self, prefix: &Prefix) -> BoxStream<'static, Result<WatchEvent>> {
+        let (shared, caller) = (Arc::clone(&self.shared), self.caller.clone());
+        let prefix = prefix.clone();
+        let watch = async move {
+            // So that the first reset holds what was acknowledged before, wherever that was. A member that cannot
+            // confirm it tells what it knows: old news of services is better than none.
+            if let Err(error) = caller.call(Call::Read, 0).await {
+                tracing::warn!(%prefix, %error, "a watch begins with what may be old");
+            }
+            let state = Arc::clone(&shared);
+            let snapshot = move || state.machine.read().kv.clone();
+            shared.hub.watch(&prefix, snapshot)
+        };
+        futures::stream::once(watch).flatten().boxed()
+    }
+}
+
+impl Caller {
     async fn call(&self, call: Call, len: usize) -> Result<Option<Outcome>> {
         let cost = 1 + u32::try_from(len / CALL_COST).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.calls)
@@ -331,63 +403,9 @@ impl RaftBackend {
     }
 }
 
-#[async_trait]
-impl Backend for RaftBackend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            is_durable: self.is_durable,
-            linearizable_reads: true,
-            min_ttl: MIN_TTL,
-            max_value_len: MAX_VALUE_LEN,
-        }
-    }
-
-    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        self.call(Call::Read, 0).await?;
-        Ok(self.shared.machine.read().kv.get(key).cloned())
-    }
-
-    async fn list(&self, prefix: &Prefix, options: ListOptions) -> Result<Page> {
-        self.call(Call::Read, 0).await?;
-        let state = self.shared.machine.read().kv.clone();
-        Ok(state.list(prefix, &options))
-    }
-
-    async fn commit(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Revision> {
-        self.revise(Command::Commit { compares, ops }).await
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
-        match self.command(Command::grant(ttl.max(MIN_TTL))).await? {
-            Outcome::Granted(lease) => Ok(lease),
-            Outcome::Committed(_) => unreachable!("a grant is answered with a lease"),
-        }
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<()> {
-        self.call(Call::KeepAlive(lease), 0).await.map(drop)
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<()> {
-        self.revise(Command::Revoke { lease }).await.map(drop)
-    }
-
-    fn watch(&self, prefix: &Prefix) -> BoxStream<'static, Result<WatchEvent>> {
-        let shared = Arc::clone(&self.shared);
-        self.shared
-            .hub
-            .watch(prefix, move || shared.machine.read().kv.clone())
-            .boxed()
-    }
-}
-
 impl Drop for RaftBackend {
     fn drop(&mut self) {
-        let _ = self.events.send(Event::Stop);
+        let _ = self.caller.events.send(Event::Stop);
     }
 }
 

@@ -156,6 +156,8 @@ impl Driver {
         let core = match self.open() {
             Ok(core) => core,
             Err(error) => {
+                // Whoever hears of it may open the store again at once.
+                drop(self);
                 let _ = opened.send(Err(error));
                 return Ok(());
             }

@@ -4,7 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use flynn_discovery::{
     Result, Secret,
-    backend::raft::{MemberId, Peer, RaftBackend, RaftConfig, RocksLog, TcpTransport},
+    backend::{
+        Backend, Condition, Key, Revision,
+        raft::{MemberId, Peer, RaftBackend, RaftConfig, RocksLog, TcpTransport},
+    },
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -14,6 +17,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) const TOKEN: &str = "the token of the cluster under test";
 
+#[derive(Debug)]
 pub(crate) struct Cluster {
     dir: TempDir,
     pub(crate) voters: Vec<Peer>,
@@ -100,6 +104,32 @@ impl Cluster {
         self.members.iter().flatten()
     }
 
+    pub(crate) fn member(&self, i: usize) -> &Arc<RaftBackend> {
+        self.members[i].as_ref().unwrap()
+    }
+
+    pub(crate) async fn leader(&self) -> Arc<RaftBackend> {
+        Arc::clone(self.member(self.leader_index().await))
+    }
+
+    /// The member that all living ones hold for the leader.
+    pub(crate) async fn leader_index(&self) -> usize {
+        within("a leader", async {
+            loop {
+                let mut known: Vec<_> = self.members().map(|m| m.status().leader).collect();
+                known.dedup();
+                if let [Some(leader)] = known[..]
+                    && let Some(i) = self.voters.iter().position(|p| p.id == leader)
+                    && self.members[i].is_some()
+                {
+                    return i;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+
     pub(crate) fn any(&self) -> &Arc<RaftBackend> {
         self.members().next().unwrap()
     }
@@ -112,6 +142,23 @@ impl Cluster {
                 .unwrap();
         }
     }
+}
+
+pub(crate) fn key(i: usize) -> Key {
+    Key::parse(format!("k/{i}")).unwrap()
+}
+
+/// Writes half a KiB to the key of that number.
+pub(crate) async fn put(member: &RaftBackend, i: usize) -> Result<Revision> {
+    let value = vec![b'v'; 512];
+    member.put(&key(i), value.into(), Condition::Any).await
+}
+
+/// The future's value; a panic that says what was waited for when it takes too long.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("waited {DEADLINE:?} for {what}"))
 }
 
 /// The port of a member that has just stopped may be held for a moment.

@@ -1,0 +1,273 @@
+//! What a member makes of a disk that lost something, or is full.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use flynn_discovery::{
+    Error,
+    backend::{
+        Backend, Condition, Key,
+        raft::{
+            ChannelNetwork, MemberId, MemoryLog, Peer, RaftBackend, RaftConfig,
+            log::{Batch, LogError, LogStore, Recovered},
+        },
+    },
+};
+
+use super::cluster::{Cluster, DEADLINE, key, put, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_comes_back_from_its_disks_again_and_again() {
+    let mut cluster = Cluster::start(3).await;
+    let key = Key::parse("counter").unwrap();
+    let put = cluster.any().put(&key, "0".into(), Condition::Absent);
+    let mut version = put.await.unwrap();
+    for round in 1..4 {
+        cluster.kill_all().await;
+        cluster.start_all().await;
+        let entry = cluster.any().get(&key).await.unwrap().unwrap();
+        assert_eq!(entry.version, version, "round {round}");
+        let value = round.to_string().into();
+        let put = cluster.any().put(&key, value, Condition::Version(version));
+        version = put.await.unwrap();
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_alone_is_a_cluster_and_comes_back() {
+    let mut cluster = Cluster::with(1, |config| config.with_max_log(20, 1 << 20)).await;
+    for i in 0..100 {
+        let put = put(cluster.any(), i);
+        put.await.unwrap();
+        if i % 40 == 0 {
+            cluster.kill_all().await;
+            cluster.start_all().await;
+        }
+    }
+    for i in 0..100 {
+        assert!(cluster.any().get(&key(i)).await.unwrap().is_some(), "{i}");
+    }
+    cluster.shutdown().await;
+}
+
+/// Writes, kills, damages the files of one member, and starts it again.
+async fn damage(harm: impl Fn(&Path)) -> (Cluster, Error) {
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..200 {
+        put(cluster.any(), i).await.unwrap();
+    }
+    cluster.kill(1).await;
+    let peer = cluster.voters[1].clone();
+    harm(&cluster.dir(peer.id));
+    let error = cluster.start_peer(&peer).await.unwrap_err();
+    (cluster, error)
+}
+
+fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(dir.join("db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(suffix))
+        .collect();
+    files.sort();
+    files
+}
+
+fn newest_wal(dir: &Path) -> PathBuf {
+    let mut wals: Vec<_> = files(dir, ".log")
+        .into_iter()
+        .filter(|wal| fs::metadata(wal).unwrap().len() > 0)
+        .collect();
+    wals.pop().unwrap()
+}
+
+/// The sentence names the member, the damage and the next step; the others go on.
+async fn check(cluster: Cluster, error: Error) {
+    assert!(matches!(error, Error::Storage { .. }), "{error}");
+    let text = error.to_string();
+    let id = cluster.voters[1].id.to_string();
+    for word in [
+        id.as_str(),
+        "damaged",
+        "remove it from the cluster",
+        "join as new",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let put = put(cluster.any(), 999);
+    within("a write by the others", put).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cut_in_half_is_noticed() {
+    let (cluster, error) = damage(|dir| {
+        let wal = newest_wal(dir);
+        let len = fs::metadata(&wal).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(&wal).unwrap();
+        file.set_len(len / 2).unwrap();
+    })
+    .await;
+    check(cluster, error).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_gone_is_noticed() {
+    let (cluster, error) = damage(|dir| {
+        for wal in files(dir, ".log") {
+            fs::remove_file(wal).unwrap();
+        }
+    })
+    .await;
+    check(cluster, error).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flipped_bits_in_the_log_are_noticed() {
+    let (cluster, error) = damage(|dir| {
+        let wal = newest_wal(dir);
+        let mut bytes = fs::read(&wal).unwrap();
+        let middle = bytes.len() / 2;
+        for byte in &mut bytes[middle..middle + 64] {
+            *byte ^= 0x55;
+        }
+        fs::write(&wal, bytes).unwrap();
+    })
+    .await;
+    check(cluster, error).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_gone_is_not_taken_for_a_new_member() {
+    let (cluster, error) = damage(|dir| fs::remove_dir_all(dir.join("db")).unwrap()).await;
+    check(cluster, error).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_table_file_is_noticed() {
+    // A restart writes the log out into tables.
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..50 {
+        let put = put(cluster.any(), i);
+        put.await.unwrap();
+    }
+    for _ in 0..2 {
+        cluster.kill(1).await;
+        cluster.start_member(1).await;
+    }
+    cluster.kill(1).await;
+    let peer = cluster.voters[1].clone();
+    let tables = files(&cluster.dir(peer.id), ".sst");
+    assert!(!tables.is_empty(), "a restart writes tables");
+    fs::remove_file(&tables[0]).unwrap();
+    let error = cluster.start_peer(&peer).await.unwrap_err();
+    check(cluster, error).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_in_use_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let mut peer = cluster.voters[0].clone();
+    peer.addr = cluster.new_peer("any").await.addr;
+    let error = cluster.start_peer(&peer).await.unwrap_err();
+    assert!(error.to_string().contains("in use"), "{error}");
+    cluster.shutdown().await;
+}
+
+/// A store whose disk can be full. What it holds when a write fails is what was synced before.
+#[derive(Debug)]
+struct Filling {
+    inner: MemoryLog,
+    is_full: Arc<AtomicBool>,
+}
+
+impl LogStore for Filling {
+    fn recover(&mut self) -> Result<Recovered, LogError> {
+        self.inner.recover()
+    }
+
+    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), LogError> {
+        if self.is_full.load(Ordering::SeqCst) {
+            return Err(LogError::Full {
+                place: "the disk under test".to_owned(),
+                source: "no space left on device".into(),
+            });
+        }
+        self.inner.write(batch, sync)
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_with_a_full_disk_acknowledges_nothing_and_comes_back_when_there_is_room() {
+    let network = ChannelNetwork::new();
+    let voters: Vec<Peer> = (0..3)
+        .map(|i| {
+            Peer::new(
+                MemberId::from_name(&format!("host-{i}")),
+                format!("host-{i}"),
+            )
+        })
+        .collect();
+    let mut members = Vec::new();
+    for peer in &voters {
+        let is_full = Arc::new(AtomicBool::new(false));
+        let store = Filling {
+            inner: MemoryLog::new(),
+            is_full: Arc::clone(&is_full),
+        };
+        let config = RaftConfig::new(peer.clone(), "test", voters.clone());
+        let member = RaftBackend::start(config, store, network.transport())
+            .await
+            .unwrap();
+        members.push((member, is_full));
+    }
+    let leader = members[0].0.wait_for_leader(DEADLINE).await.unwrap();
+    let (leader, others): (Vec<_>, Vec<_>) =
+        members.iter().partition(|(m, _)| m.member() == leader);
+    let (leader, disk) = leader[0];
+    leader
+        .put(&key(0), "v".into(), Condition::Any)
+        .await
+        .unwrap();
+
+    disk.store(true, Ordering::SeqCst);
+    let error = within("an answer", leader.put(&key(1), "v".into(), Condition::Any))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }),
+        "{error}"
+    );
+    let problem = within("the report", async {
+        let mut status = leader.watch_status();
+        let told = status.wait_for(|s| s.problem.is_some()).await.unwrap();
+        told.problem.clone().unwrap()
+    })
+    .await;
+    assert!(problem.contains("no space is left"), "{problem}");
+    // The others elect one of them, and go on.
+    let other = &others[0].0;
+    let put = put(other, 2);
+    within("a write by the others", put).await.unwrap();
+    assert_ne!(other.status().leader, Some(leader.member()));
+
+    disk.store(false, Ordering::SeqCst);
+    let mut status = leader.watch_status();
+    let is_back = status.wait_for(|s| s.problem.is_none() && s.leader.is_some());
+    within("its return", is_back).await.unwrap();
+    let entry = within("a read", leader.get(&key(2))).await.unwrap();
+    assert!(entry.is_some());
+    tokio::time::sleep(Duration::ZERO).await;
+}

@@ -15,6 +15,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, error::Elapsed};
 
 use self::payload::Payload;
 use super::{
@@ -227,7 +228,7 @@ impl Client {
 
     /// Sends any body, as it comes, and gives the answer as it comes. Other statuses than 2xx and 3xx are errors.
     ///
-    /// A body that nobody has begun to read when a connection is refused goes to the next endpoint.
+    /// The time for the answer counts from the body's last part. A body that nobody has begun to read when a connection is refused goes to the next endpoint.
     ///
     /// # Errors
     ///
@@ -430,7 +431,7 @@ impl Client {
                 .headers_mut()
                 .insert(header::AUTHORIZATION, value.clone());
         }
-        match tokio::time::timeout(self.timeout, self.pool.request(request)).await {
+        match self.answer(self.pool.request(request), payload).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(e)) if e.is_connect() => Err(Attempt::Next(ClientError::Refused {
                 noun: self.noun.to_string(),
@@ -449,6 +450,23 @@ impl Client {
                     after: self.timeout,
                 };
                 Err(unless_safe(method, error))
+            }
+        }
+    }
+
+    /// Waits for an answer as long as may be: a body that is still on its way is progress.
+    async fn answer<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        payload: &Payload,
+    ) -> Result<T, Elapsed> {
+        let start = Instant::now();
+        tokio::pin!(answer);
+        loop {
+            let deadline = payload.waiting_since(start) + self.timeout;
+            match tokio::time::timeout_at(deadline, &mut answer).await {
+                Err(_) if payload.waiting_since(start) + self.timeout > deadline => {}
+                outcome => return outcome,
             }
         }
     }

@@ -440,6 +440,25 @@ async fn an_answer_that_takes_too_long_is_a_timeout() {
 }
 
 #[tokio::test]
+async fn an_upload_may_take_longer_than_its_answer() {
+    let app = Router::new().route("/", post(async |body: Bytes| body.len().to_string()));
+    let server = TestServer::start(app).await;
+    let client = server.client().with_timeout(Duration::from_secs(2));
+    // Slower than the timeout as a whole, but never silent for so long.
+    let parts = stream::unfold(0, async |n| {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (n < 30).then(|| (Ok::<_, std::io::Error>(Bytes::from_static(b"part")), n + 1))
+    });
+    let body = Body::from_stream(parts);
+    let answer = client
+        .bytes(Method::POST, "/", HeaderMap::new(), body)
+        .await;
+    let answer = answer.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.to_bytes(), "120");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_bare_404_and_a_404_with_an_envelope_both_mean_not_found() {
     let app = echo().route("/json", get(async || Failure::not_found("no such app")));
     let server = TestServer::start(app).await;

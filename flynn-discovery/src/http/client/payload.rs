@@ -10,25 +10,38 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// A request's body, which may have to be sent more than once.
 pub(super) enum Payload {
     Whole(Bytes),
-    /// A body that can be read once, its declared size, and whether reading has begun.
-    Streaming(Arc<Mutex<Option<Body>>>, SizeHint),
+    /// A body that can be read once, and its declared size.
+    Streaming(Arc<Upload>, SizeHint),
+}
+
+/// The state of a body that is sent as it comes.
+pub(super) struct Upload {
+    /// The body, until somebody begins to read it.
+    body: Mutex<Option<Body>>,
+    /// When a part of it was asked for last.
+    progress: Mutex<Instant>,
 }
 
 impl Payload {
     pub(super) fn streaming(body: Body) -> Self {
         let hint = http_body::Body::size_hint(&body);
-        Self::Streaming(Arc::new(Mutex::new(Some(body))), hint)
+        let upload = Upload {
+            body: Mutex::new(Some(body)),
+            progress: Mutex::new(Instant::now()),
+        };
+        Self::Streaming(Arc::new(upload), hint)
     }
 
     pub(super) fn body(&self) -> Body {
         match self {
             Self::Whole(bytes) => Body::from(bytes.clone()),
-            Self::Streaming(slot, hint) => Body::new(Late {
-                slot: Arc::clone(slot),
+            Self::Streaming(upload, hint) => Body::new(Late {
+                upload: Arc::clone(upload),
                 body: None,
                 hint: *hint,
             }),
@@ -38,14 +51,22 @@ impl Payload {
     pub(super) fn can_be_sent(&self) -> bool {
         match self {
             Self::Whole(_) => true,
-            Self::Streaming(slot, _) => slot.lock().is_some(),
+            Self::Streaming(upload, _) => upload.body.lock().is_some(),
+        }
+    }
+
+    /// Since when an attempt that began at `start` has made no progress.
+    pub(super) fn waiting_since(&self, start: Instant) -> Instant {
+        match self {
+            Self::Whole(_) => start,
+            Self::Streaming(upload, _) => start.max(*upload.progress.lock()),
         }
     }
 }
 
 /// Takes the body when it is first read, so that a connection that never came about leaves it for the next.
 struct Late {
-    slot: Arc<Mutex<Option<Body>>>,
+    upload: Arc<Upload>,
     body: Option<Body>,
     hint: SizeHint,
 }
@@ -59,9 +80,10 @@ impl http_body::Body for Late {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         if self.body.is_none() {
-            let body = self.slot.lock().take();
+            let body = self.upload.body.lock().take();
             self.body = body;
         }
+        *self.upload.progress.lock() = Instant::now();
         match &mut self.body {
             Some(body) => Pin::new(body).poll_frame(cx),
             None => Poll::Ready(Some(Err(axum::Error::new("the body was sent already")))),

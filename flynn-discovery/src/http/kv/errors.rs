@@ -54,7 +54,8 @@ pub(crate) fn known(code: &str, message: &str, detail: Option<&Value>) -> Option
             why: text("why").unwrap_or_else(|| message.to_owned()),
         },
         "unauthorized" => Error::Denied { why: text("why")? },
-        "service_unavailable" => Error::Unavailable {
+        // A request that did not arrive whole was not carried out.
+        "service_unavailable" | "request_timeout" => Error::Unavailable {
             backend: backend(),
             why: text("why").unwrap_or_else(|| message.to_owned()),
         },

@@ -85,7 +85,7 @@ impl Announcer {
                 events.extend(self.put(instance));
             }
             ServiceEvent::Down(instance) => events.extend(self.remove(&instance.id)),
-            ServiceEvent::Leader(leader) => events.push(self.lead(leader)),
+            ServiceEvent::Leader(leader) => events.extend(self.lead(leader)),
             ServiceEvent::Metadata(metadata) => events.extend(self.describe(metadata)),
         }
         events.retain(|event| self.wanted.includes(event.kind));
@@ -110,7 +110,7 @@ impl Announcer {
             events.extend(self.remove(&id));
         }
         if leader != self.leader {
-            events.push(self.lead(leader));
+            events.extend(self.lead(leader));
         }
         if metadata != self.metadata {
             events.extend(self.describe(metadata));
@@ -141,12 +141,16 @@ impl Announcer {
         })
     }
 
-    fn lead(&mut self, leader: Option<Instance>) -> WireEvent {
+    fn lead(&mut self, leader: Option<Instance>) -> Option<WireEvent> {
         self.leader.clone_from(&leader);
-        WireEvent {
+        // Instances without a leader: it was chosen by hand and is gone, of which discoverd says nothing.
+        if leader.is_none() && !self.instances.is_empty() {
+            return None;
+        }
+        Some(WireEvent {
             instance: leader,
             ..self.event(Kind::Leader)
-        }
+        })
     }
 
     fn describe(&mut self, metadata: Option<Metadata>) -> Option<WireEvent> {
@@ -243,6 +247,15 @@ mod tests {
             told(announcer.handle(differs)),
             ["update b", "up c", "down a", "leader b", "service_meta"]
         );
+    }
+
+    #[test]
+    fn that_a_leader_chosen_by_hand_is_gone_is_not_told() {
+        let (a, b) = (instance("a", 1), instance("b", 2));
+        let mut announcer = announcer(Wanted::All);
+        announcer.handle(reset(&[a.clone(), b], Some(&a), 3));
+        assert_eq!(told(announcer.handle(ServiceEvent::Down(a))), ["down a"]);
+        assert_eq!(told(announcer.handle(ServiceEvent::Leader(None))), [""; 0]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use crate::Error;
 use crate::Result;
 
 #[cfg(feature = "http")]

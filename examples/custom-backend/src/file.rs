@@ -75,7 +75,7 @@ impl JsonFile {
     }
 
     /// Replaces the contents. When it returns, they survive a power cut.
-    pub(crate) fn write(&mut self, state: &KvState) -> Result<()> {
+    pub(crate) fn write(&self, state: &KvState) -> Result<()> {
         let new = self.path.with_extension("new");
         let written = (|| {
             let mut file = BufWriter::new(File::create(&new)?);
@@ -84,7 +84,7 @@ impl JsonFile {
             file.get_ref().sync_all()?;
             fs::rename(&new, &self.path)?;
             let directory = self.path.parent().filter(|d| !d.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+            File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
         })();
         written.map_err(|error| failed("write", &self.path, error))
     }

@@ -149,7 +149,7 @@ impl Shared {
     /// Writes first, then shows, then tells: what anyone has seen survives a crash. Once begun it is carried out, also
     /// when the caller has gone away.
     async fn apply(shared: &Arc<Self>, command: Command) -> Result<Outcome> {
-        let mut file = Arc::clone(&shared.file).lock_owned().await;
+        let file = Arc::clone(&shared.file).lock_owned().await;
         let shared = Arc::clone(shared);
         unblocked(move || {
             let mut next = shared.state().clone(); // O(1): a change copies only what it touches

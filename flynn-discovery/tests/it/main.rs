@@ -13,5 +13,6 @@ mod http;
 mod memory;
 #[cfg(feature = "raft-rocksdb")]
 mod raft;
+mod registration;
 #[cfg(feature = "http")]
 mod remote;

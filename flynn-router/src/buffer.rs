@@ -3,7 +3,10 @@
 use std::{cell::RefCell, io};
 
 use bytes::BufMut as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    net::TcpStream,
+};
 
 /// Bytes that were read and not yet used.
 ///
@@ -78,6 +81,13 @@ impl Buffer {
         };
         self.make_room(wanted, Self::LARGE);
         self.read(io).await
+    }
+
+    /// Reads what is there now, without waiting.
+    pub(crate) fn try_fill(&mut self, stream: &TcpStream) -> io::Result<usize> {
+        self.make_room(Self::SMALL, Self::SMALL);
+        let room = self.data.capacity() - self.data.len();
+        stream.try_read_buf(&mut (&mut self.data).limit(room))
     }
 
     async fn read(&mut self, io: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {

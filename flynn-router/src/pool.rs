@@ -1,12 +1,12 @@
 //! Connections to one backend that wait for the next request.
 
 use std::{
-    io,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
 use parking_lot::Mutex;
+use rustix::net::RecvFlags;
 use tokio::{net::TcpStream, time::Instant};
 
 /// Idle connections, the latest used first.
@@ -106,9 +106,16 @@ impl Idle {
     }
 
     /// Nothing has arrived, not even the end. A backend that speaks unasked cannot be trusted with a request.
+    ///
+    /// The system is asked: what the runtime was told may be a moment old, and a request sent to a connection that has
+    /// ended may not be sent again.
     fn is_open(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
-        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let peek = rustix::net::recv(
+            &self.stream,
+            &mut [0; 1],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        );
+        matches!(peek, Err(rustix::io::Errno::AGAIN))
     }
 }
 

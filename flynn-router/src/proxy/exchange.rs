@@ -181,7 +181,6 @@ impl Connection {
                     history.sent += u32::from(was_sent);
                     history.was_answered = progress.was_answered.load(Ordering::Relaxed);
                     history.spent = access.started.elapsed();
-                    self.up.consume(self.up.len());
                     endpoint.distrust_idle();
                     tried.push(Arc::clone(&endpoint), HowTried::Lost);
                     last = Some(failure);
@@ -255,6 +254,8 @@ impl Connection {
         progress: &Progress,
         access: &mut Access,
     ) -> Outcome {
+        // What another connection said too much is no answer to this request.
+        self.up.consume(self.up.len());
         let (mut client_read, mut client_write) = self.stream.split();
         let (mut backend_read, mut backend_write) = backend.split();
         let limits = &self.proxy.limits;

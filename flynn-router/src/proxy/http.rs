@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     future::poll_fn,
+    io::ErrorKind,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     task::Poll,
@@ -137,10 +138,7 @@ impl Connection {
             if seen >= limits.max_head_bytes {
                 return Err(TOO_LARGE);
             }
-            let limit = if seen > 0 {
-                let since: &mut Instant = first_byte.get_or_insert_with(Instant::now);
-                limits.head_timeout.saturating_sub(since.elapsed())
-            } else {
+            if seen == 0 {
                 let limit = match self.served {
                     0 => limits.head_timeout,
                     _ => limits.keep_alive_timeout,
@@ -148,8 +146,10 @@ impl Connection {
                 if !self.wait(limit).await {
                     return Ok(false);
                 }
-                self.proxy.limits.head_timeout
-            };
+                continue;
+            }
+            let since: &mut Instant = first_byte.get_or_insert_with(Instant::now);
+            let limit = limits.head_timeout.saturating_sub(since.elapsed());
             let most = self.proxy.limits.max_head_bytes;
             let fill = self.down.fill(&mut self.stream, most);
             match self.timer.limit(limit, fill).await {
@@ -160,20 +160,25 @@ impl Connection {
         }
     }
 
-    /// Waits, without memory, until there is something to read; `false` if there will not be.
+    /// Waits, without memory, for the first bytes of a request; `false` if there will be none.
     async fn wait(&mut self, limit: Duration) -> bool {
-        self.down.release();
         self.up.release();
         self.out.clear();
         self.out.shrink_to(Buffer::SMALL);
-        let (stream, draining) = (&self.stream, &mut self.draining);
-        let ready = poll_fn(|context| {
-            if let Poll::Ready(ready) = stream.poll_read_ready(context) {
-                return Poll::Ready(ready.is_ok());
+        let (stream, draining, down) = (&self.stream, &mut self.draining, &mut self.down);
+        down.release();
+        let first_bytes = poll_fn(|context| {
+            while let Poll::Ready(ready) = stream.poll_read_ready(context) {
+                match ready.and_then(|()| down.try_fill(stream)) {
+                    Ok(n) => return Poll::Ready(n > 0),
+                    // Being ready is a guess until it is tried.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => down.release(),
+                    Err(_) => return Poll::Ready(false),
+                }
             }
             draining.poll(context).map(|()| false)
         });
-        self.timer.limit(limit, ready).await == Ok(true)
+        self.timer.limit(limit, first_bytes).await == Ok(true)
     }
 
     async fn serve_request(&mut self) -> Next {

@@ -132,7 +132,7 @@ impl Follower {
     /// Starts to follow what is new and ends following what is gone.
     async fn follow_services(&mut self, routes: &[Route]) {
         /// A new route must not be answered with 503 only because its endpoints were not looked up yet.
-        const LOOK_UP: Duration = Duration::from_millis(500);
+        const LOOK_UP: Duration = Duration::from_secs(2);
         let mut new = Vec::new();
         for route in routes {
             if !self.services.contains_key(&route.service) {

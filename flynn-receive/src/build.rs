@@ -1,5 +1,7 @@
 //! Who carries out a build: a job of the cluster, or this process.
 
+mod attach;
+mod job;
 mod local;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
@@ -14,6 +16,7 @@ use crate::{
     procfile::ProcessTypes,
 };
 
+pub use job::JobBuildRunner;
 pub use local::LocalBuildRunner;
 
 /// Carries out builds.

@@ -26,7 +26,7 @@ use crate::{
     slug::{Ignore, MAX_SLUG_BYTES, Packed, pack},
 };
 
-pub(crate) use job::slug_name;
+pub(crate) use job::{JobOrder, JobReport, REPORT_PREFIX, SLUGS, slug_name};
 pub use job::{JOB_ORDER_VARIABLE, main_in_job};
 
 /// One build: what is built with what.

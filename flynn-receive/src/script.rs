@@ -54,17 +54,17 @@ pub(crate) async fn run(
     if group == ProcessGroup::Own {
         command.process_group(0);
     }
-    let child = command
+    let mut child = command
         .spawn()
         .map_err(|e| Error::upstream(format!("could not {}", failed()), e))?;
     // The command holds our copies of the pipe's other end.
     drop(command);
-    let mut running = Running::new(child, group);
+    let _group = Group::of(&child, group);
     let mut output = pipe::Receiver::from_owned_fd(reader.into())
         .map_err(Error::storage(format!("read the output of {what}")))?;
 
     let ended = tokio::select! {
-        ended = timeout_at(deadline, follow(&mut running, &mut output, console)) => ended,
+        ended = timeout_at(deadline, follow(&mut child, &mut output, console)) => ended,
         () = cancel.cancelled() => return Err(Error::Stopped { what: "the build" }),
     };
     match ended {
@@ -76,7 +76,7 @@ pub(crate) async fn run(
 }
 
 async fn follow(
-    running: &mut Running,
+    child: &mut Child,
     output: &mut pipe::Receiver,
     console: &Console,
 ) -> io::Result<ExitStatus> {
@@ -85,16 +85,15 @@ async fn follow(
             biased;
             chunk = read(output) => match chunk? {
                 Some(bytes) => console.write(bytes).await,
-                None => break running.child.wait().await?,
+                None => break child.wait().await?,
             },
-            status = running.child.wait() => break status?,
+            status = child.wait() => break status?,
         }
     };
     // Something it left behind may hold the pipe open: what is in it is read, but its end is not waited for.
     while let Ok(Ok(Some(bytes))) = timeout(LAST_WORDS, read(output)).await {
         console.write(bytes).await;
     }
-    running.has_ended();
     Ok(status)
 }
 
@@ -104,35 +103,31 @@ async fn read(output: &mut pipe::Receiver) -> io::Result<Option<Bytes>> {
     Ok((read > 0).then(|| buffer.freeze()))
 }
 
-/// A child and, where it has its own, its process group; both are killed when this is dropped before the end.
-pub(crate) struct Running {
-    pub(crate) child: Child,
-    group: Option<Pid>,
-}
+/// The process group of a program, killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Group(Option<Pid>);
 
-impl Running {
-    pub(crate) fn new(child: Child, group: ProcessGroup) -> Self {
+impl Group {
+    /// The group of `child`, if it has its own.
+    pub(crate) fn of(child: &Child, group: ProcessGroup) -> Self {
         let pid = child
             .id()
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw);
-        Self {
-            child,
-            group: pid.filter(|_| group == ProcessGroup::Own),
-        }
+        Self(pid.filter(|_| group == ProcessGroup::Own))
     }
 
-    /// The child has been waited for. What it left behind in its group goes too.
-    pub(crate) fn has_ended(&mut self) {
-        if let Some(group) = self.group.take() {
+    /// Kills what is left of it.
+    pub(crate) fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for Group {
     fn drop(&mut self) {
-        self.has_ended();
+        self.kill();
     }
 }
 

@@ -26,8 +26,8 @@ use crate::{
     slug::{Ignore, MAX_SLUG_BYTES, Packed, pack},
 };
 
-pub(crate) use job::{JobOrder, JobReport, REPORT_PREFIX, SLUGS, slug_name};
 pub use job::{JOB_ORDER_VARIABLE, main_in_job};
+pub(crate) use job::{JobOrder, JobReport, REPORT_PREFIX, SLUGS, slug_name};
 
 /// One build: what is built with what.
 #[derive(Debug, Clone)]

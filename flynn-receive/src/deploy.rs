@@ -3,8 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use flynn_controller::{
-    LogQuery,
-    http::Client,
+    http::{Client, LogQuery},
     model::{
         App, Deployment, DeploymentEvent, DeploymentStatus, Formation, Job, JobState, Release,
     },
@@ -108,7 +107,9 @@ impl Deployer {
             .await
             .map_err(|e| Error::upstream("the app could not be scaled", e))?;
         console
-            .line(format!("-----> Waiting for initial {first} job to start..."))
+            .line(format!(
+                "-----> Waiting for initial {first} job to start..."
+            ))
             .await;
         match self.wait_for_first(app, release, first).await {
             Ok(()) => {
@@ -221,7 +222,7 @@ impl Deployer {
                         {
                             console.line(line).await;
                         }
-                        if let Some(ending) = Ending::of(event.status, event.error.as_deref()) {
+                        if let Some(ending) = Ending::of(event.status, Some(&event.error)) {
                             return Ok(ending);
                         }
                     }
@@ -290,11 +291,11 @@ impl Deployer {
                         .line(format!("=====> http://{}{port}{}", http.domain, http.path))
                         .await;
                 }
-                Rule::Tcp(tcp) => {
+                Rule::Tcp { port } => {
                     console
                         .line(format!(
-                            "=====> {} answers on the router's TCP port {}",
-                            route.service, tcp.port
+                            "=====> {} answers on the router's TCP port {port}",
+                            route.service
                         ))
                         .await;
                 }
@@ -316,7 +317,9 @@ impl Ending {
             DeploymentStatus::Complete => Some(Self::Complete),
             DeploymentStatus::Failed => {
                 let why = error.filter(|why| !why.is_empty());
-                Some(Self::Failed(why.unwrap_or("no reason was given").to_owned()))
+                Some(Self::Failed(
+                    why.unwrap_or("no reason was given").to_owned(),
+                ))
             }
             _ => None,
         }

@@ -19,7 +19,9 @@ pub(crate) fn next_release(
     let mut release = Release {
         app_id: app_id.to_owned(),
         artifacts: vec![artifact_id.to_owned()],
-        env: current.map(|current| current.env.clone()).unwrap_or_default(),
+        env: current
+            .map(|current| current.env.clone())
+            .unwrap_or_default(),
         meta: [
             ("git", "true"),
             ("git.commit", commit),
@@ -47,7 +49,10 @@ pub(crate) fn next_release(
     if let Some((name, builds)) =
         current.and_then(|current| current.processes.get_key_value(BUILD_TYPE))
     {
-        release.processes.entry(name.clone()).or_insert(builds.clone());
+        release
+            .processes
+            .entry(name.clone())
+            .or_insert(builds.clone());
     }
     release
 }
@@ -162,15 +167,30 @@ mod tests {
 
     #[test]
     fn a_push_keeps_the_environment_and_the_settings_of_types() {
-        let mut current =
-            next_release("id", "shop", None, &slug(&[("web", "old"), ("gone", "x")]), "a", "1");
+        let mut current = next_release(
+            "id",
+            "shop",
+            None,
+            &slug(&[("web", "old"), ("gone", "x")]),
+            "a",
+            "1",
+        );
         current.env = serde_json::from_str(r#"{"KEY": "value"}"#).unwrap();
-        current.processes.insert(BUILD_TYPE.to_owned(), ProcessType::default());
+        current
+            .processes
+            .insert(BUILD_TYPE.to_owned(), ProcessType::default());
         let web = current.processes.get_mut("web").unwrap();
         web.ports[0].port = 8080;
         web.omni = true;
 
-        let release = next_release("id", "shop", Some(&current), &slug(&[("web", "new")]), "b", "2");
+        let release = next_release(
+            "id",
+            "shop",
+            Some(&current),
+            &slug(&[("web", "new")]),
+            "b",
+            "2",
+        );
         assert_eq!(release.env, current.env);
         assert_eq!(release.processes["web"].ports[0].port, 8080);
         assert!(release.processes["web"].omni);
@@ -186,7 +206,10 @@ mod tests {
             let release = next_release("id", "shop", None, &slug(types), "a", "1");
             first_type(&release).map(str::to_owned)
         };
-        assert_eq!(first(&[("web", "x"), ("worker", "y")]).as_deref(), Some("web"));
+        assert_eq!(
+            first(&[("web", "x"), ("worker", "y")]).as_deref(),
+            Some("web")
+        );
         assert_eq!(first(&[("echo", "x")]).as_deref(), Some("echo"));
         assert_eq!(first(&[("a", "x"), ("b", "y")]), None);
     }

@@ -194,7 +194,11 @@ async fn session(
     let _gone = gone.clone().drop_guard();
     let commands = TaskTracker::new();
     let connection = Connection::new(parts, peer, progress, gone.clone(), commands.clone());
-    let Ok(connected) = timeout(LOGIN_TIMEOUT, server::run_stream(config, stream, connection)).await
+    let Ok(connected) = timeout(
+        LOGIN_TIMEOUT,
+        server::run_stream(config, stream, connection),
+    )
+    .await
     else {
         debug!(%peer, "no SSH greeting in time");
         return;

@@ -264,7 +264,12 @@ impl ReplicatedBlobStore {
 }
 
 async fn copy(local: &FsBlobStore, peer: &Peer, info: &BlobInfo) -> Result<()> {
-    let blob = local.get(&info.name).await?;
+    let blob = match local.get(&info.name).await {
+        Ok(blob) => blob,
+        // Deleted meanwhile: there is nothing to copy any more.
+        Err(Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let options = PutOptions::new()
         .with_sha256(blob.info.sha256)
         .with_size(blob.info.size)
@@ -284,7 +289,10 @@ impl BlobStore for ReplicatedBlobStore {
         options: PutOptions,
     ) -> Result<BlobInfo> {
         let info = self.local.put(name, body, options).await?;
-        self.spread(&info).await?;
+        // An older version than a delete that is known here has nothing to tell anyone.
+        if !info.deleted {
+            self.spread(&info).await?;
+        }
         Ok(info)
     }
 

@@ -116,11 +116,7 @@ impl JobBuildRunner {
     fn job(&self, order: &BuildOrder, source: &Artifact, build_id: &str) -> Result<NewJob> {
         // The signatures outlive the build, whose own clock stops it first.
         let lifetime = self.timeout + SIGNATURE_SLACK;
-        let sign = |grant, limit| {
-            self.capabilities
-                .grant(grant, lifetime, limit)
-                .to_query()
-        };
+        let sign = |grant, limit| self.capabilities.grant(grant, lifetime, limit).to_query();
         let cache = cache::name_of(&order.app_id)?;
         let path = cache.as_str().to_owned();
         let job_order = JobOrder {
@@ -200,7 +196,11 @@ impl JobBuildRunner {
         };
         for job in jobs {
             if job.meta.get(BUILD_META).is_some_and(|id| id == build_id) {
-                let id = if job.id.is_empty() { &job.uuid } else { &job.id };
+                let id = if job.id.is_empty() {
+                    &job.uuid
+                } else {
+                    &job.id
+                };
                 match self.controller.kill(app_id, id).await {
                     Ok(()) => info!(job = id, "the build job is stopped"),
                     Err(error) if error.is_not_found() => {}
@@ -324,7 +324,9 @@ mod tests {
     fn the_report_is_taken_out_of_the_output_wherever_that_is_cut() {
         let report = JobReport::Refused("no Procfile".to_owned());
         let json = serde_json::to_string(&report).unwrap();
-        let output = format!("-----> a\n## b\n{REPORT_PREFIX}not json\nhalf {REPORT_PREFIX}x\n{REPORT_PREFIX}{json}\n");
+        let output = format!(
+            "-----> a\n## b\n{REPORT_PREFIX}not json\nhalf {REPORT_PREFIX}x\n{REPORT_PREFIX}{json}\n"
+        );
         let expected = format!("-----> a\n## b\n{REPORT_PREFIX}not json\nhalf {REPORT_PREFIX}x\n");
         for size in 1..output.len() {
             let mut lines = Lines::default();
@@ -333,7 +335,11 @@ mod tests {
                 shown.extend(lines.take(chunk));
             }
             shown.extend(lines.finish());
-            assert_eq!(String::from_utf8(shown).unwrap(), expected, "in pieces of {size}");
+            assert_eq!(
+                String::from_utf8(shown).unwrap(),
+                expected,
+                "in pieces of {size}"
+            );
             assert_eq!(lines.report, Some(report.clone()));
         }
     }

@@ -105,6 +105,9 @@ mod tests {
     #[test]
     fn a_line_that_is_no_update_is_none() {
         assert_eq!(Update::parse("a b"), None);
-        assert_eq!(Update::parse(&format!("{NONE} --exec=x refs/heads/main")), None);
+        assert_eq!(
+            Update::parse(&format!("{NONE} --exec=x refs/heads/main")),
+            None
+        );
     }
 }

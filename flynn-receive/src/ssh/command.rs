@@ -21,7 +21,9 @@ impl GitCommand {
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
-        let line = line.strip_prefix("git-").or_else(|| line.strip_prefix("git "))?;
+        let line = line
+            .strip_prefix("git-")
+            .or_else(|| line.strip_prefix("git "))?;
         let (program, argument) = line.split_once(' ')?;
         let path = unquote(argument.trim())?;
         let path = path.trim_matches('/').strip_prefix("~/").map_or_else(
@@ -63,19 +65,41 @@ mod tests {
 
     #[test]
     fn only_git_commands_with_one_path_are_commands() {
-        let push = |app: &str| Some(GitCommand::ReceivePack { app: app.to_owned() });
+        let push = |app: &str| {
+            Some(GitCommand::ReceivePack {
+                app: app.to_owned(),
+            })
+        };
         assert_eq!(GitCommand::parse("git-receive-pack 'web.git'"), push("web"));
-        assert_eq!(GitCommand::parse("git receive-pack '/web.git'"), push("web"));
+        assert_eq!(
+            GitCommand::parse("git receive-pack '/web.git'"),
+            push("web")
+        );
         assert_eq!(GitCommand::parse("git-receive-pack web"), push("web"));
-        assert_eq!(GitCommand::parse("git-receive-pack '~/web.git/'"), push("web"));
-        assert_eq!(GitCommand::parse(r"git-receive-pack 'it'\''s.git'"), push("it's"));
+        assert_eq!(
+            GitCommand::parse("git-receive-pack '~/web.git/'"),
+            push("web")
+        );
+        assert_eq!(
+            GitCommand::parse(r"git-receive-pack 'it'\''s.git'"),
+            push("it's")
+        );
         assert_eq!(
             GitCommand::parse("git-upload-pack 'web.git'"),
-            Some(GitCommand::UploadPack { app: "web".to_owned() })
+            Some(GitCommand::UploadPack {
+                app: "web".to_owned()
+            })
         );
         for other in [
-            "", "ls", "git-receive-pack", "git-receive-pack 'a' 'b'", "git-receive-pack a; ls",
-            "git-receive-pack 'a", "git-shell", "sh -c 'git-receive-pack a'", "git-lfs-authenticate 'a' upload",
+            "",
+            "ls",
+            "git-receive-pack",
+            "git-receive-pack 'a' 'b'",
+            "git-receive-pack a; ls",
+            "git-receive-pack 'a",
+            "git-shell",
+            "sh -c 'git-receive-pack a'",
+            "git-lfs-authenticate 'a' upload",
         ] {
             assert_eq!(GitCommand::parse(other), None, "{other}");
         }

@@ -221,7 +221,9 @@ impl Connection {
         let handle = session.handle();
         // Not awaited here: the session sends what the handle says only when it goes on.
         self.commands.spawn(async move {
-            let _ = handle.extended_data(channel, STDERR, format!("{why}\n")).await;
+            let _ = handle
+                .extended_data(channel, STDERR, format!("{why}\n"))
+                .await;
             end(&handle, channel, 1).await;
         });
     }

@@ -127,7 +127,10 @@ mod tests {
         let first = HostKey::load_or_generate(&path).unwrap();
         let second = HostKey::load_or_generate(&path).unwrap();
         assert_eq!(first.fingerprint(), second.fingerprint());
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(first.public_line().starts_with("ssh-ed25519 AAAA"));
         assert!(!format!("{first:?}").contains("PRIVATE"));

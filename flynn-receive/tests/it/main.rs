@@ -1,0 +1,13 @@
+//! The receiver against real git, ssh, pip, npm and disks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::missing_panics_doc,
+    reason = "these are tests"
+)]
+
+mod blobs;
+mod builds;
+mod process;
+mod static_files;

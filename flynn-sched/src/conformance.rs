@@ -1,15 +1,21 @@
 //! The contract of [`Cluster`] and [`HostLink`], as cases to run on an implementation of your own.
 //!
-//! ```ignore
+//! ```
+//! use std::sync::Arc;
+//! use flynn_sched::{LocalCluster, clock::ManualClock, conformance::{Fixture, Harness}};
+//!
 //! #[derive(Debug)]
 //! struct Mine;
 //!
 //! #[async_trait::async_trait]
-//! impl flynn_sched::conformance::Harness for Mine {
-//!     async fn fresh(&self) -> flynn_sched::conformance::Fixture { … }
+//! impl Harness for Mine {
+//!     async fn fresh(&self) -> Fixture {
+//!         let cell = LocalCluster::new(Arc::new(ManualClock::default())); // yours instead
+//!         Fixture { cluster: Arc::new(cell.clone()), link: Arc::new(cell) }
+//!     }
 //! }
 //!
-//! flynn_sched::cluster_conformance!(Mine); // needs tokio with `macros`, `rt` and `time`
+//! flynn_sched::cluster_conformance!(Mine); // the tests run in tokio, with `macros`, `rt` and `time`
 //! ```
 #![allow(
     clippy::unwrap_used,

@@ -195,13 +195,19 @@ impl Driver {
 
     /// Runs until `shutdown` resolves. Failures of the cell are logged and tried again after a pause.
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) {
+        let waker = Waker {
+            cluster: Arc::clone(&self.cluster),
+            clock: Arc::clone(&self.clock),
+            timer: Arc::clone(&self.timer),
+            debounce: self.debounce,
+        };
         let mut shutdown = std::pin::pin!(shutdown);
         let mut trouble = 0_u32;
         let mut watch = self.cluster.watch();
         let mut wake_at_ms = None;
         loop {
             let pause = (trouble > 0).then(|| pause(trouble));
-            let woken = self.wake(&mut watch, wake_at_ms, pause);
+            let woken = waker.wake(&mut watch, wake_at_ms, pause);
             let state = match future::select(std::pin::pin!(woken), &mut shutdown).await {
                 Either::Left((state, _)) => state,
                 Either::Right(((), _)) => return,
@@ -233,7 +239,17 @@ impl Driver {
             }
         }
     }
+}
 
+/// What waking needs of a driver.
+struct Waker {
+    cluster: Arc<dyn Cluster>,
+    clock: Arc<dyn Clock>,
+    timer: Arc<dyn Timer>,
+    debounce: Duration,
+}
+
+impl Waker {
     /// Waits for a reason to schedule: a change, the schedulers' wish, or the end of a pause.
     async fn wake(
         &self,

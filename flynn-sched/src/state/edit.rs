@@ -62,6 +62,7 @@ impl ClusterState {
     }
 
     /// Takes over from an earlier state what only observers know: since when hosts are lost or there.
+    #[cfg(feature = "remote")]
     pub(crate) fn remember(&mut self, earlier: &Self) {
         let known: Vec<HostId> = self.hosts.keys().cloned().collect();
         for id in known {

@@ -1,10 +1,12 @@
 //! Hosts, groups and jobs to test with.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flynn_sched::{
-    Group, GroupId, GroupKind, Host, HostId, Job, JobId, JobSpec, JobStatus, Phase, Resources,
+    Cluster, ClusterState, Group, GroupId, GroupKind, Host, HostId, Job, JobId, JobSpec, JobStatus,
+    Phase, Resources,
 };
+use futures::StreamExt;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -75,4 +77,24 @@ pub(crate) fn phase(phase: Phase) -> JobStatus {
         phase,
         ..JobStatus::default()
     }
+}
+
+/// Waits until the cell looks like this, for at most half a minute.
+pub(crate) async fn until(
+    cluster: &dyn Cluster,
+    what: &str,
+    looks_right: impl Fn(&ClusterState) -> bool + Send + Sync,
+) -> Arc<ClusterState> {
+    let mut states = cluster.watch();
+    let found = async {
+        loop {
+            let state = states.next().await.unwrap().unwrap();
+            if looks_right(&state) {
+                return state;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain until {what}"))
 }

@@ -3,7 +3,10 @@
 
 mod batches;
 mod clusters;
+mod drivers;
 mod fixture;
+mod placement;
+mod remote;
 mod services;
 mod simulation;
 mod transactions;

@@ -72,10 +72,11 @@ impl Host {
     /// [`Error::Cluster`] when the cell refuses it for good, for example because its id is taken.
     pub async fn joined(&self) -> Result<()> {
         let mut is_joined = self.is_joined.clone();
-        tokio::select! {
-            joined = is_joined.wait_for(|joined| *joined) => joined.map(|_| ()).map_err(|_| Error::Closed),
-            error = self.failed() => Err(error),
+        if is_joined.wait_for(|joined| *joined).await.is_ok() {
+            return Ok(());
         }
+        // It was given up, for a reason that is told.
+        Err(self.failed().await)
     }
 
     /// Resolves when the host cannot go on: its id is taken by another.

@@ -16,6 +16,9 @@ mod supervisor;
 pub mod volume;
 mod wall;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 pub use error::{BoxError, Error, Result};
 #[doc(inline)]
 pub use host::{Host, HostBuilder, HostHandle};

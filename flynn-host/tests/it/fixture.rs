@@ -15,8 +15,8 @@ use flynn_host::{
     runtime::process::ProcessRuntime,
 };
 use flynn_sched::{
-    Check, Cluster, GroupId, HostId, Job, JobId, JobSpec, JobStatus, LocalCluster, Phase, Port,
-    Resources, Service, Transaction, clock::ManualClock,
+    Check, Cluster, GroupId, HostId, HostLink, Job, JobId, JobSpec, JobStatus, LocalCluster, Phase,
+    Port, Resources, Service, Transaction, clock::ManualClock,
 };
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
@@ -52,11 +52,15 @@ impl Cell {
     }
 
     pub(crate) fn builder(&self) -> HostBuilder {
-        Host::builder(runtime(self.dir.path()))
+        self.builder_in(self.dir.path())
+    }
+
+    pub(crate) fn builder_in(&self, dir: &Path) -> HostBuilder {
+        Host::builder(runtime(dir))
             .id("h1")
             .link(self.cluster.clone())
             .registry(self.registry.clone())
-            .data_dir(self.dir.path())
+            .data_dir(dir)
             .with_capacity(Resources {
                 cpu_millis: 100_000,
                 memory_bytes: 1 << 40,
@@ -72,7 +76,6 @@ impl Cell {
         self.host = Some(host);
     }
 
-    #[allow(dead_code, reason = "the next tests use it")]
     pub(crate) fn host(&self) -> &Host {
         self.host.as_ref().unwrap()
     }
@@ -80,18 +83,43 @@ impl Cell {
     /// Places a job; returns its id.
     pub(crate) async fn place(&self, spec: JobSpec) -> JobId {
         let id = JobId::parse(uuid::Uuid::new_v4().to_string()).unwrap();
-        let job = Job {
-            id: id.clone(),
-            group: GroupId::parse("g").unwrap(),
-            host: HostId::parse("h1").unwrap(),
-            spec: Arc::new(spec),
-            is_stopping: false,
-            placed_at_ms: 0,
-            attempt: 0,
-            status: JobStatus::default(),
-        };
+        let job = job(&id, spec);
         self.commit(Transaction::default().start(job)).await;
         id
+    }
+
+    /// Places a job before the host is in the cell, as if that had only just gone.
+    pub(crate) async fn place_as(&self, id: &JobId, spec: JobSpec) {
+        let host = flynn_sched::Host {
+            id: HostId::parse("h1").unwrap(),
+            addr: "127.0.0.1".to_owned(),
+            api_url: String::new(),
+            capacity: Resources::default(),
+            tags: BTreeMap::new(),
+            zone: None,
+            is_draining: false,
+            incarnation: 1,
+        };
+        let _stay = self.cluster.join(host).await.unwrap();
+        self.commit(Transaction::default().start(job(id, spec)))
+            .await;
+    }
+
+    /// The first process of a job.
+    pub(crate) fn pid(&self, id: &JobId) -> nix::unistd::Pid {
+        self.process(id, "job.json", "/process/pid")
+    }
+
+    pub(crate) fn shim_pid(&self, id: &JobId) -> nix::unistd::Pid {
+        self.process(id, "shim.json", "/pid")
+    }
+
+    fn process(&self, id: &JobId, file: &str, field: &str) -> nix::unistd::Pid {
+        let path = self.dir.path().join("run").join(id.as_str()).join(file);
+        let value: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let pid = value.pointer(field).unwrap().as_i64().unwrap();
+        nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap())
     }
 
     pub(crate) async fn stop(&self, id: &JobId) {
@@ -157,7 +185,6 @@ impl Cell {
     }
 
     /// Waits until a line of the job's log is as wanted.
-    #[allow(dead_code, reason = "the next tests use it")]
     pub(crate) async fn until_logged(&self, id: &JobId, part: &str) -> String {
         eventually(&format!("{part:?} is in the log"), async || {
             let lines = self.log(id).await;
@@ -196,6 +223,19 @@ impl Drop for Cell {
                 let _ = nix::sys::signal::killpg(pid, nix::sys::signal::SIGKILL);
             }
         }
+    }
+}
+
+fn job(id: &JobId, spec: JobSpec) -> Job {
+    Job {
+        id: id.clone(),
+        group: GroupId::parse("g").unwrap(),
+        host: HostId::parse("h1").unwrap(),
+        spec: Arc::new(spec),
+        is_stopping: false,
+        placed_at_ms: 0,
+        attempt: 0,
+        status: JobStatus::default(),
     }
 }
 

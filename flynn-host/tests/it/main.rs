@@ -5,5 +5,7 @@
 )]
 
 mod api;
+mod conformance;
 mod fixture;
 mod lifecycle;
+mod recovery;

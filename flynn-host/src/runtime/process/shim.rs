@@ -379,10 +379,15 @@ impl Shim {
                     };
                 };
                 // After the end of the first process the rest is killed as well: see `watch`.
-                match rustix::process::kill_process_group(*pid, known) {
-                    Ok(()) => Reply::Signalled,
-                    Err(_) => Reply::NotRunning,
+                if rustix::process::kill_process_group(*pid, known).is_err() {
+                    return Reply::NotRunning;
                 }
+                if known == rustix::process::Signal::TERM {
+                    // A job that is suspended must wake up to hear it.
+                    let go_on = rustix::process::Signal::CONT;
+                    let _ = rustix::process::kill_process_group(*pid, go_on);
+                }
+                Reply::Signalled
             }
             State::Created if signal == KILL => {
                 *state = State::Ending(never_started());

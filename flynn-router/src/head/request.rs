@@ -103,9 +103,9 @@ impl RequestHead {
         }
     }
 
-    /// The protocol that the client wants to change to.
+    /// The protocol that the client wants to change to; a body goes before the change (RFC 9110, 7.8).
     pub(crate) fn upgrade(&self) -> Option<Span> {
-        let is_asked = self.fields.upgrade && !self.is_http_10 && self.framing.is_empty();
+        let is_asked = self.fields.upgrade && !self.is_http_10;
         let mut lines = self.fields.with(Role::Upgrade);
         lines.next().filter(|_| is_asked).map(|f| f.value.clone())
     }

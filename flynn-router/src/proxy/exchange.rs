@@ -532,6 +532,10 @@ impl Receiving<'_, '_> {
         if !self.request.wants_upgrade {
             return Outcome::Failed(self.bad_response("an upgrade that nobody asked for"));
         }
+        // What is left of the request's body would be taken for the new protocol.
+        if !self.progress.is_sent.load(Ordering::Relaxed) {
+            return Outcome::Failed(self.bad_response("an upgrade before the end of the request"));
+        }
         self.write_head(false, None);
         self.up.consume(self.response.len);
         self.progress.was_answered.store(true, Ordering::Relaxed);

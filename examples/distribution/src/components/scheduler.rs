@@ -1,0 +1,38 @@
+//! The schedulers: services (and one-per-host services), batches.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use flynn_sched::{
+    Driver,
+    remote::DiscoveryCluster,
+    scheduler::{BatchScheduler, ServiceScheduler},
+};
+
+use crate::{member::Member, signals};
+
+/// The scheduler as a job of the platform. Several may run: the cell refuses what conflicts.
+///
+/// # Errors
+///
+/// When the environment is not that of a job of the platform.
+pub async fn main() -> Result<()> {
+    let stop = signals::shutdown()?;
+    let member = Member::from_env()?;
+    tracing::info!(host = %member.host, "scheduling");
+    run(member.cluster(), async {
+        let signal = stop.await;
+        tracing::info!(%signal, "stopping");
+    })
+    .await
+}
+
+/// Schedules until `shutdown`.
+///
+/// # Errors
+///
+/// None at present: what fails is tried again.
+pub async fn run(cluster: Arc<DiscoveryCluster>, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+    Driver::on_tokio(cluster).with_scheduler(ServiceScheduler::new()).with_scheduler(BatchScheduler::new()).run(shutdown).await;
+    Ok(())
+}

@@ -6,13 +6,7 @@
 
 mod manifest;
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use flynn_controller::{
@@ -78,7 +72,8 @@ pub async fn run(operator: Operator, options: Options) -> Result<()> {
         options.min_hosts
     );
     let text = match &options.manifest {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("the manifest {} cannot be read", path.display()))?,
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("the manifest {} cannot be read", path.display()))?,
         None => include_str!("../bootstrap.json").to_owned(),
     };
     let manifest = Manifest::parse(&text)?;
@@ -86,14 +81,30 @@ pub async fn run(operator: Operator, options: Options) -> Result<()> {
         ("domain".to_owned(), options.domain.clone()),
         ("http-port".to_owned(), options.http_port.to_string()),
         ("ssh-port".to_owned(), options.ssh_port.to_string()),
-        ("buildpacks".to_owned(), options.buildpacks.display().to_string()),
+        (
+            "buildpacks".to_owned(),
+            options.buildpacks.display().to_string(),
+        ),
     ]);
     let limit = Duration::from_secs(options.timeout);
-    let mut bootstrap = Bootstrap { operator, options, limit, platform: None, apps: Vec::new() };
+    let mut bootstrap = Bootstrap {
+        operator,
+        options,
+        limit,
+        platform: None,
+        apps: Vec::new(),
+    };
     for step in manifest.steps() {
         let started = Instant::now();
-        let what = bootstrap.step(step, &mut values).await.with_context(|| format!("step {}", step.id()))?;
-        note(&format!("{:<18} {what} ({:.2} s)", step.id(), started.elapsed().as_secs_f64()));
+        let what = bootstrap
+            .step(step, &mut values)
+            .await
+            .with_context(|| format!("step {}", step.id()))?;
+        note(&format!(
+            "{:<18} {what} ({:.2} s)",
+            step.id(),
+            started.elapsed().as_secs_f64()
+        ));
     }
     bootstrap.finish(&values).await
 }
@@ -134,12 +145,28 @@ impl Bootstrap {
             }
             Step::DeployApp(app) => self.deploy_app(app, values).await,
             Step::WaitJobs { .. } => self.wait_jobs().await,
-            Step::AddRoute { app, domain, service, .. } => {
+            Step::AddRoute {
+                app,
+                domain,
+                service,
+                ..
+            } => {
                 let domain = manifest::fill(domain, values)?;
                 let client = self.platform(values).await?.clone();
                 let routes = client.routes(app).await?;
-                if !routes.iter().any(|route| route.rule.as_http().is_some_and(|rule| rule.domain.as_str() == domain)) {
-                    let route = NewRoute { kind: "http".to_owned(), domain: domain.clone(), service: service.clone(), drain_backends: true, ..NewRoute::default() };
+                if !routes.iter().any(|route| {
+                    route
+                        .rule
+                        .as_http()
+                        .is_some_and(|rule| rule.domain.as_str() == domain)
+                }) {
+                    let route = NewRoute {
+                        kind: "http".to_owned(),
+                        domain: domain.clone(),
+                        service: service.clone(),
+                        drain_backends: true,
+                        ..NewRoute::default()
+                    };
                     client.create_route(app, &route).await?;
                 }
                 Ok(format!("{domain} leads to {service}"))
@@ -171,7 +198,9 @@ impl Bootstrap {
     /// The platform inside this command, started when it is first needed.
     async fn platform(&mut self, values: &BTreeMap<String, String>) -> Result<&Client> {
         if self.platform.is_none() {
-            let key = values.get("controller-key").context("the manifest makes no key called controller-key before it needs one")?;
+            let key = values
+                .get("controller-key")
+                .context("the manifest makes no key called controller-key before it needs one")?;
             let (stop, stopped) = watch::channel(false);
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             let url = format!("http://{}", listener.local_addr()?);
@@ -186,17 +215,41 @@ impl Bootstrap {
                 token: self.operator.token().clone(),
             };
             let tasks = vec![
-                tokio::spawn(controller::run(Arc::clone(&backend), Arc::clone(&cluster), config, listener, until(stopped.clone()))),
+                tokio::spawn(controller::run(
+                    Arc::clone(&backend),
+                    Arc::clone(&cluster),
+                    config,
+                    listener,
+                    until(stopped.clone()),
+                )),
                 tokio::spawn(scheduler::run(cluster, until(stopped))),
             ];
             let client = Client::new(vec![url], Secret::new(key.clone()))?;
-            self.platform = Some(Platform { client, stop, tasks });
+            self.platform = Some(Platform {
+                client,
+                stop,
+                tasks,
+            });
         }
-        Ok(&self.platform.as_ref().context("it was just started")?.client)
+        Ok(&self
+            .platform
+            .as_ref()
+            .context("it was just started")?
+            .client)
     }
 
-    async fn deploy_app(&mut self, step: &AppStep, values: &BTreeMap<String, String>) -> Result<String> {
-        let hosts = self.operator.state().await?.hosts().filter(|host| host.is_schedulable()).count();
+    async fn deploy_app(
+        &mut self,
+        step: &AppStep,
+        values: &BTreeMap<String, String>,
+    ) -> Result<String> {
+        let hosts = self
+            .operator
+            .state()
+            .await?
+            .hosts()
+            .filter(|host| host.is_schedulable())
+            .count();
         let client = self.platform(values).await?.clone();
         self.apps.push(step.id.clone());
         let app = match client.app(&step.id).await {
@@ -212,15 +265,24 @@ impl Bootstrap {
         if app.release.is_some() {
             return Ok("is deployed already".to_owned());
         }
-        let mut release = Release { app_id: app.id.clone(), ..Release::default() };
+        let mut release = Release {
+            app_id: app.id.clone(),
+            ..Release::default()
+        };
         let mut counts = BTreeMap::new();
         for (name, value) in &step.env {
-            release.env.insert(name.clone(), manifest::fill(value, values)?);
+            release
+                .env
+                .insert(name.clone(), manifest::fill(value, values)?);
         }
         for (name, process) in &step.processes {
             let (count, process) = process.fill(values)?;
             // A copy more than there are hosts would only share their fate.
-            let count = if process.omni { count } else { count.min(u32::try_from(hosts).unwrap_or(u32::MAX)).max(1) };
+            let count = if process.omni {
+                count
+            } else {
+                count.min(u32::try_from(hosts).unwrap_or(u32::MAX)).max(1)
+            };
             counts.insert(name.clone(), count);
             release.processes.insert(name.clone(), process);
         }
@@ -233,7 +295,11 @@ impl Bootstrap {
             ..ScaleRequest::default()
         };
         client.scale(&request).await?;
-        Ok(counts.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" "))
+        Ok(counts
+            .iter()
+            .map(|(name, count)| format!("{name}={count}"))
+            .collect::<Vec<_>>()
+            .join(" "))
     }
 
     /// Waits until every app's formation stands.
@@ -251,18 +317,34 @@ impl Bootstrap {
                     _ => continue,
                 };
                 let jobs: Vec<_> = state.jobs_of(&group.id).collect();
-                let have = jobs.iter().filter(|job| job.status.phase == Phase::Up).count();
+                let have = jobs
+                    .iter()
+                    .filter(|job| job.status.phase == Phase::Up)
+                    .count();
                 up += have;
                 if have < wanted {
-                    let why = jobs.iter().find_map(|job| job.status.error.clone()).map(|error| format!(": {error}")).unwrap_or_default();
-                    let name = group.spec.metadata.get("flynn-controller.app_name").map_or(group.id.as_str(), String::as_str);
+                    let why = jobs
+                        .iter()
+                        .find_map(|job| job.status.error.clone())
+                        .map(|error| format!(": {error}"))
+                        .unwrap_or_default();
+                    let name = group
+                        .spec
+                        .metadata
+                        .get("flynn-controller.app_name")
+                        .map_or(group.id.as_str(), String::as_str);
                     missing.push(format!("{name} has {have} of {wanted} up{why}"));
                 }
             }
             if missing.is_empty() && up > 0 {
                 return Ok(format!("{up} up"));
             }
-            ensure!(Instant::now() < deadline, "after {:?}: {}", self.limit, missing.join("; "));
+            ensure!(
+                Instant::now() < deadline,
+                "after {:?}: {}",
+                self.limit,
+                missing.join("; ")
+            );
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
     }
@@ -274,9 +356,15 @@ impl Bootstrap {
                 task.await??;
             }
         }
-        let Some(key) = values.get("controller-key") else { return Ok(()) };
+        let Some(key) = values.get("controller-key") else {
+            return Ok(());
+        };
         let options = &self.options;
-        let port = if options.http_port == 80 { String::new() } else { format!(":{}", options.http_port) };
+        let port = if options.http_port == 80 {
+            String::new()
+        } else {
+            format!(":{}", options.http_port)
+        };
         let state = self.operator.state().await?;
         let mut addrs = Vec::new();
         for host in state.hosts() {
@@ -286,8 +374,14 @@ impl Bootstrap {
             name: options.cluster_name.clone(),
             key: key.clone(),
             controller_url: format!("http://controller.{}{port}", options.domain),
-            git_url: format!("ssh://git@{}", settings::at(self.operator.settings().addr, options.ssh_port)),
-            addresses: addrs.iter().map(|addr| settings::at(*addr, options.http_port)).collect(),
+            git_url: format!(
+                "ssh://git@{}",
+                settings::at(self.operator.settings().addr, options.ssh_port)
+            ),
+            addresses: addrs
+                .iter()
+                .map(|addr| settings::at(*addr, options.http_port))
+                .collect(),
         };
         if options.no_config {
             note(&format!(
@@ -305,7 +399,10 @@ impl Bootstrap {
         let name = cluster.name.clone();
         config.add(cluster, true, true)?;
         config.save(&path)?;
-        note(&format!("The platform is up; cluster {name} is the default in {}.", path.display()));
+        note(&format!(
+            "The platform is up; cluster {name} is the default in {}.",
+            path.display()
+        ));
         Ok(())
     }
 }

@@ -39,9 +39,16 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Delete { yes, remote } => app::delete(&context, yes, &remote).await,
         Command::Remote(command) => app::remote(&context, &command).await,
         Command::Key { command } => key::run(&context, command).await,
-        Command::Env { process_type, command } => env::run(&context, process_type.as_deref(), command).await,
+        Command::Env {
+            process_type,
+            command,
+        } => env::run(&context, process_type.as_deref(), command).await,
         Command::Scale(args) => scale::run(&context, args).await,
-        Command::Ps { all, quiet, process_type } => job::list(&context, all, quiet, process_type.as_deref()).await,
+        Command::Ps {
+            all,
+            quiet,
+            process_type,
+        } => job::list(&context, all, quiet, process_type.as_deref()).await,
         Command::Log(args) => job::log(&context, args).await,
         Command::Run(args) => return job::run(&context, args).await,
         Command::Kill { jobs } => job::kill(&context, &jobs).await,
@@ -78,16 +85,44 @@ fn clusters(format: Format, command: Option<ClusterCommand>) -> Result<()> {
                 table(
                     ["NAME", "CONTROLLER URL", "GIT URL", ""],
                     config.clusters.iter().map(|cluster| {
-                        let default = if config.default.as_ref() == Some(&cluster.name) { "(default)" } else { "" };
-                        [cluster.name.clone(), cluster.controller_url.clone(), cluster.git_url.clone(), default.to_owned()]
+                        let default = if config.default.as_ref() == Some(&cluster.name) {
+                            "(default)"
+                        } else {
+                            ""
+                        };
+                        [
+                            cluster.name.clone(),
+                            cluster.controller_url.clone(),
+                            cluster.git_url.clone(),
+                            default.to_owned(),
+                        ]
                     }),
                 )
             });
         }
-        ClusterCommand::Add { name, domain, key, default, force, git_url, addresses } => {
-            let controller_url = if domain.contains("://") { domain } else { format!("http://controller.{domain}") };
-            let mut cluster = Cluster { name: name.clone(), key, controller_url, git_url: String::new(), addresses };
-            cluster.git_url = git_url.unwrap_or_else(|| format!("ssh://git@git.{}:2222", cluster.domain().0));
+        ClusterCommand::Add {
+            name,
+            domain,
+            key,
+            default,
+            force,
+            git_url,
+            addresses,
+        } => {
+            let controller_url = if domain.contains("://") {
+                domain
+            } else {
+                format!("http://controller.{domain}")
+            };
+            let mut cluster = Cluster {
+                name: name.clone(),
+                key,
+                controller_url,
+                git_url: String::new(),
+                addresses,
+            };
+            cluster.git_url =
+                git_url.unwrap_or_else(|| format!("ssh://git@git.{}:2222", cluster.domain().0));
             config.add(cluster, force, default)?;
             config.save(&path)?;
             output::note(&format!("Cluster {name} added."));

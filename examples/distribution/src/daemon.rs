@@ -57,14 +57,21 @@ pub async fn run(data_dir: PathBuf) -> Result<()> {
         }
     };
     let keys = Keys::new(vec![token.clone()]);
-    let router = require_key(discovery_router(registry.clone(), Arc::clone(&backend), Some(store.info())), keys.clone());
+    let router = require_key(
+        discovery_router(registry.clone(), Arc::clone(&backend), Some(store.info())),
+        keys.clone(),
+    );
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(serve(discovery, router, until()));
     tracing::info!(host = %settings.id, addr = %settings.addr, discovery = settings.discovery_port, "host is starting");
 
     store.ready().await?;
     let host = start_host(&settings, &data_dir, &token, backend, registry).await?;
-    servers.spawn(serve(api, flynn_host::http::router(host.handle().clone(), keys), until()));
+    servers.spawn(serve(
+        api,
+        flynn_host::http::router(host.handle().clone(), keys),
+        until(),
+    ));
     tracing::info!(host = %settings.id, "host is running");
 
     let outcome = tokio::select! {
@@ -95,10 +102,14 @@ async fn start_host(
     registry: Registry,
 ) -> Result<Host> {
     let program = std::env::current_exe().context("our own program cannot be found")?;
-    let bin_dir = program.parent().context("a program lies in a directory")?.to_owned();
+    let bin_dir = program
+        .parent()
+        .context("a program lies in a directory")?
+        .to_owned();
     let shim = vec![program.into_os_string(), OsString::from("job-shim")];
     let runtime = ProcessRuntime::new(data_dir.join("run"), shim);
-    let images = ArtifactStore::new(data_dir.join("images")).with_source("blob", BlobSource::new(registry.clone(), token.clone()));
+    let images = ArtifactStore::new(data_dir.join("images"))
+        .with_source("blob", BlobSource::new(registry.clone(), token.clone()));
     // How this machine's package managers reach their registries is for builds to know.
     let mut system_env = flynn_receive::builder::build_env(std::env::vars());
     for own in ["PATH", "HOME", "LANG", "TZ", "TMPDIR"] {
@@ -114,7 +125,10 @@ async fn start_host(
         .data_dir(data_dir)
         .registry(registry)
         .with_addr(settings.addr)
-        .with_api_url(format!("http://{}", settings::at(settings.addr, settings.host_port)))
+        .with_api_url(format!(
+            "http://{}",
+            settings::at(settings.addr, settings.host_port)
+        ))
         .with_tags(settings.tags.clone())
         .with_images(images)
         // The platform's binaries lie beside ours.
@@ -128,9 +142,17 @@ async fn start_host(
 
 /// Where the platform's jobs find the store: this host first, then the founders.
 fn discovery_urls(settings: &Settings) -> Vec<String> {
-    let own = format!("http://{}", settings::at(settings.addr, settings.discovery_port));
+    let own = format!(
+        "http://{}",
+        settings::at(settings.addr, settings.discovery_port)
+    );
     let mut urls = vec![own.clone()];
-    urls.extend(settings.discovery_urls().into_iter().filter(|url| *url != own));
+    urls.extend(
+        settings
+            .discovery_urls()
+            .into_iter()
+            .filter(|url| *url != own),
+    );
     urls
 }
 
@@ -141,20 +163,26 @@ fn inherited_path() -> String {
 
 async fn bind(settings: &Settings, port: u16, what: &str) -> Result<TcpListener> {
     let addr = settings::at(settings.addr, port);
-    TcpListener::bind(&addr)
-        .await
-        .with_context(|| format!("the {what} cannot listen on {addr}: is another daemon running with this address?"))
+    TcpListener::bind(&addr).await.with_context(|| {
+        format!("the {what} cannot listen on {addr}: is another daemon running with this address?")
+    })
 }
 
 /// Held as long as the daemon runs: two daemons in one directory would destroy it.
 fn lock(data_dir: &Path) -> Result<File> {
     let path = data_dir.join("daemon.lock");
-    let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let file =
+        File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("another daemon runs with the data directory {}: stop it first, or give this one a directory of its own", data_dir.display())
+            bail!(
+                "another daemon runs with the data directory {}: stop it first, or give this one a directory of its own",
+                data_dir.display()
+            )
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} cannot be locked", path.display()))
+        }
     }
 }

@@ -23,7 +23,10 @@ use crate::testbed::{
 
 /// How the demo is run.
 #[derive(Debug, clap::Parser)]
-#[command(name = "flynn-demo", about = "Boots three hosts on this machine and shows what Flynn does")]
+#[command(
+    name = "flynn-demo",
+    about = "Boots three hosts on this machine and shows what Flynn does"
+)]
 pub struct Options {
     /// Stop everything at the end, and fail if anything fell short.
     #[arg(long)]
@@ -52,7 +55,12 @@ pub struct Options {
 }
 
 /// The sample apps, in the order they are pushed, with the process type that is scaled.
-const APPS: [(&str, &str); 4] = [("python-web", "web"), ("node-web", "web"), ("static-site", "web"), ("tcp-echo", "echo")];
+const APPS: [(&str, &str); 4] = [
+    ("python-web", "web"),
+    ("node-web", "web"),
+    ("static-site", "web"),
+    ("tcp-echo", "echo"),
+];
 /// How many copies of the first app stand against the death of a host.
 const COPIES: usize = 3;
 /// What the issue of this demo promises; a run that misses one of them fails with `--once`.
@@ -86,7 +94,10 @@ async fn demo(options: &Options) -> Result<Vec<String>> {
         testbed::kill_all(&left).await?;
     }
     if options.stop {
-        say(&format!("nothing runs any more; what it left on disk is in {}", dir.display()));
+        say(&format!(
+            "nothing runs any more; what it left on disk is in {}",
+            dir.display()
+        ));
         return Ok(Vec::new());
     }
     fs::remove_dir_all(&dir)?;
@@ -94,7 +105,10 @@ async fn demo(options: &Options) -> Result<Vec<String>> {
 
     let mut bed = Testbed::open(TestbedOptions {
         dir: dir.clone(),
-        bin_dir: env::current_exe()?.parent().context("a program lies in a directory")?.to_owned(),
+        bin_dir: env::current_exe()?
+            .parent()
+            .context("a program lies in a directory")?
+            .to_owned(),
         network: [127, 0, 0],
         hosts: 3,
         http_port: options.http_port,
@@ -103,7 +117,10 @@ async fn demo(options: &Options) -> Result<Vec<String>> {
     })?;
     let outcome = show(&mut bed, options).await;
     if let Err(error) = &outcome {
-        say(&format!("the hosts' logs are {}/host*/daemon.log", dir.display()));
+        say(&format!(
+            "the hosts' logs are {}/host*/daemon.log",
+            dir.display()
+        ));
         // With --once the reason must survive the cleaning up, so it is said before.
         say(&format!("{error:#}"));
     }
@@ -126,35 +143,71 @@ async fn show(bed: &mut Testbed, options: &Options) -> Result<Vec<String>> {
     let started = Instant::now();
     bed.start_all()?;
     bootstrap(bed, options).await?;
-    table.seconds("bootstrap_s", "hosts up, platform bootstrapped", seconds(started));
+    table.seconds(
+        "bootstrap_s",
+        "hosts up, platform bootstrapped",
+        seconds(started),
+    );
     let addrs = bed.router_addrs();
     let controller = format!("controller.{}", bed.domain());
-    eventually("the controller to answer through the router", Duration::from_secs(30), || async {
-        let (status, body) = load::get(&addrs, &controller, "/ping").await?;
-        ensure!(status == 200, "status {status}: {}", String::from_utf8_lossy(&body));
-        Ok(())
-    })
+    eventually(
+        "the controller to answer through the router",
+        Duration::from_secs(30),
+        || async {
+            let (status, body) = load::get(&addrs, &controller, "/ping").await?;
+            ensure!(
+                status == 200,
+                "status {status}: {}",
+                String::from_utf8_lossy(&body)
+            );
+            Ok(())
+        },
+    )
     .await?;
     let first_answer = seconds(started);
-    table.seconds("first_answer_s", "first answer through the router", first_answer);
+    table.seconds(
+        "first_answer_s",
+        "first answer through the router",
+        first_answer,
+    );
     if first_answer > FIRST_ANSWER_LIMIT_S {
-        shortfalls.push(format!("the first answer took {first_answer:.1} s, more than {FIRST_ANSWER_LIMIT_S} s"));
+        shortfalls.push(format!(
+            "the first answer took {first_answer:.1} s, more than {FIRST_ANSWER_LIMIT_S} s"
+        ));
     }
 
     // One git push goes live.
     let key = make_ssh_key(bed).await?;
-    flynn(bed, &["key", "add", key.with_extension("pub").to_str().context("a readable path")?]).await?;
+    flynn(
+        bed,
+        &[
+            "key",
+            "add",
+            key.with_extension("pub")
+                .to_str()
+                .context("a readable path")?,
+        ],
+    )
+    .await?;
     for (app, _) in APPS {
         let took = push(bed, options, app, &key).await?;
         table.push(app, took);
     }
     for (app, _) in APPS.iter().filter(|(_, process)| *process == "web") {
         let host = format!("{app}.{}", bed.domain());
-        eventually(&format!("{app} to answer"), Duration::from_secs(10), || async {
-            let (status, body) = load::get(&addrs, &host, "/").await?;
-            ensure!(status == 200 && !body.is_empty(), "status {status}: {}", String::from_utf8_lossy(&body));
-            Ok(())
-        })
+        eventually(
+            &format!("{app} to answer"),
+            Duration::from_secs(10),
+            || async {
+                let (status, body) = load::get(&addrs, &host, "/").await?;
+                ensure!(
+                    status == 200 && !body.is_empty(),
+                    "status {status}: {}",
+                    String::from_utf8_lossy(&body)
+                );
+                Ok(())
+            },
+        )
         .await?;
     }
     let echo = echo_through_tcp_route(bed).await?;
@@ -164,30 +217,51 @@ async fn show(bed: &mut Testbed, options: &Options) -> Result<Vec<String>> {
     let (app, process) = APPS[0];
     let started = Instant::now();
     flynn(bed, &["-a", app, "scale", &format!("{process}={COPIES}")]).await?;
-    table.seconds("scale_s", &format!("{app} scaled to {COPIES}"), seconds(started));
+    table.seconds(
+        "scale_s",
+        &format!("{app} scaled to {COPIES}"),
+        seconds(started),
+    );
     let before = inventory(bed).await?;
 
     // One dead host goes unnoticed.
     shortfalls.extend(kill_a_host(bed, app, &mut table).await?);
     bed.start_all()?;
-    eventually("the killed host to be back in the cluster", Duration::from_secs(30), || hosts_up(bed, 3)).await?;
+    eventually(
+        "the killed host to be back in the cluster",
+        Duration::from_secs(30),
+        || hosts_up(bed, 3),
+    )
+    .await?;
 
     // A power cut.
     say("cutting the power of all three hosts (kill -9), then starting them");
     bed.cut_power(&[0, 1, 2]).await?;
     let started = Instant::now();
     bed.start_all()?;
-    eventually("everything to be as before the power cut", Duration::from_secs(60), || async {
-        let after = inventory(bed).await?;
-        ensure!(after == before, "{after} is not {before}");
-        let (status, _) = load::get(&addrs, &format!("{app}.{}", bed.domain()), "/").await?;
-        ensure!(status == 200, "the app answers {status}");
-        Ok(())
-    })
+    eventually(
+        "everything to be as before the power cut",
+        Duration::from_secs(60),
+        || async {
+            let after = inventory(bed).await?;
+            ensure!(after == before, "{after} is not {before}");
+            let (status, _) = load::get(&addrs, &format!("{app}.{}", bed.domain()), "/").await?;
+            ensure!(status == 200, "the app answers {status}");
+            Ok(())
+        },
+    )
     .await?;
-    table.seconds("powercut_recovered_s", "back after a power cut of all hosts", seconds(started));
+    table.seconds(
+        "powercut_recovered_s",
+        "back after a power cut of all hosts",
+        seconds(started),
+    );
 
-    let dirs: Vec<PathBuf> = bed.hosts().iter().map(|host| host.data_dir.clone()).collect();
+    let dirs: Vec<PathBuf> = bed
+        .hosts()
+        .iter()
+        .map(|host| host.data_dir.clone())
+        .collect();
     table.memory(&testbed::rss_by_program(&dirs), bed.hosts().len());
     table.print();
     table.write(&options.table)?;
@@ -222,8 +296,27 @@ async fn push(bed: &Testbed, options: &Options, app: &str, key: &Path) -> Result
     copy_tree(&options.apps.join(app), &work)?;
     with_key("git", &work, &["init", "-q", "-b", "main"], key).await?;
     with_key("git", &work, &["add", "-A"], key).await?;
-    with_key("git", &work, &["-c", "user.name=Demo", "-c", "user.email=demo@example.com", "commit", "-qm", "The sample app"], key).await?;
-    let status = bed.flynn().current_dir(&work).args(["create", app]).status().await?;
+    with_key(
+        "git",
+        &work,
+        &[
+            "-c",
+            "user.name=Demo",
+            "-c",
+            "user.email=demo@example.com",
+            "commit",
+            "-qm",
+            "The sample app",
+        ],
+        key,
+    )
+    .await?;
+    let status = bed
+        .flynn()
+        .current_dir(&work)
+        .args(["create", app])
+        .status()
+        .await?;
     ensure!(status.success(), "flynn create {app} ended with {status}");
     say(&format!("git push flynn main   ({app})"));
     let started = Instant::now();
@@ -243,7 +336,11 @@ async fn with_key(program: &str, dir: &Path, args: &[&str], key: &Path) -> Resul
         .status()
         .await
         .with_context(|| format!("{program} cannot be started"))?;
-    ensure!(status.success(), "{program} {} ended with {status}", args.join(" "));
+    ensure!(
+        status.success(),
+        "{program} {} ended with {status}",
+        args.join(" ")
+    );
     Ok(())
 }
 
@@ -288,38 +385,66 @@ async fn kill_a_host(bed: &mut Testbed, app: &str, table: &mut Table) -> Result<
     let killed = Instant::now();
     let dead = bed.hosts()[victim].id.to_string();
     // Omni apps have one copy fewer while a host is missing; every other job must be back, none of them on the dead host.
-    eventually("the dead host's jobs to run elsewhere", Duration::from_secs(60), || async {
-        let now = jobs_up(bed).await?;
-        for (group, (count, is_omni)) in &expected {
-            let have = now.get(group).map_or(0, |(count, _)| *count);
-            let want = if *is_omni { count - 1 } else { *count };
-            ensure!(have >= want, "{group} has {have} of {want} jobs up");
-        }
-        ensure!(!on_host(bed, &dead).await?, "jobs are still counted on {dead}");
-        Ok(())
-    })
+    eventually(
+        "the dead host's jobs to run elsewhere",
+        Duration::from_secs(60),
+        || async {
+            let now = jobs_up(bed).await?;
+            for (group, (count, is_omni)) in &expected {
+                let have = now.get(group).map_or(0, |(count, _)| *count);
+                let want = if *is_omni { count - 1 } else { *count };
+                ensure!(have >= want, "{group} has {have} of {want} jobs up");
+            }
+            ensure!(
+                !on_host(bed, &dead).await?,
+                "jobs are still counted on {dead}"
+            );
+            Ok(())
+        },
+    )
     .await?;
     let recovered = seconds(killed);
     // What happens right after the recovery counts too.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = load.finish().await;
-    table.number("requests_total", "requests while a host died", report.requests);
+    table.number(
+        "requests_total",
+        "requests while a host died",
+        report.requests,
+    );
     table.number("kill_failed_requests", "  of these failed", report.failed);
     table.millis("kill_slowest_ms", "  the slowest", report.slowest);
     table.millis("kill_p99_ms", "  99th percentile", report.p99);
     table.millis("kill_median_ms", "  median", report.median);
-    table.number("kill_switched", "  times a client took another address", report.switched);
-    table.seconds("kill_recovered_s", "all jobs back after the host died", recovered);
+    table.number(
+        "kill_switched",
+        "  times a client took another address",
+        report.switched,
+    );
+    table.seconds(
+        "kill_recovered_s",
+        "all jobs back after the host died",
+        recovered,
+    );
 
     let mut shortfalls = Vec::new();
     if report.failed > 0 {
-        shortfalls.push(format!("{} requests failed; the first: {}", report.failed, report.first_failure.unwrap_or_default()));
+        shortfalls.push(format!(
+            "{} requests failed; the first: {}",
+            report.failed,
+            report.first_failure.unwrap_or_default()
+        ));
     }
     if report.slowest > SLOWEST_LIMIT {
-        shortfalls.push(format!("the slowest request took {:?}, more than {SLOWEST_LIMIT:?}", report.slowest));
+        shortfalls.push(format!(
+            "the slowest request took {:?}, more than {SLOWEST_LIMIT:?}",
+            report.slowest
+        ));
     }
     if recovered > RECOVERY_LIMIT_S {
-        shortfalls.push(format!("the jobs were back after {recovered:.1} s, more than {RECOVERY_LIMIT_S} s"));
+        shortfalls.push(format!(
+            "the jobs were back after {recovered:.1} s, more than {RECOVERY_LIMIT_S} s"
+        ));
     }
     Ok(shortfalls)
 }
@@ -327,27 +452,54 @@ async fn kill_a_host(bed: &mut Testbed, app: &str, table: &mut Table) -> Result<
 /// Everything a user would miss: apps, their releases, routes and running jobs.
 async fn inventory(bed: &Testbed) -> Result<Value> {
     let mut apps = BTreeMap::new();
-    for app in flynn_json(bed, &["apps"]).await?.as_array().context("apps are a list")? {
-        let name = app["name"].as_str().context("an app has a name")?.to_owned();
+    for app in flynn_json(bed, &["apps"])
+        .await?
+        .as_array()
+        .context("apps are a list")?
+    {
+        let name = app["name"]
+            .as_str()
+            .context("an app has a name")?
+            .to_owned();
         let routes: BTreeMap<String, Value> = flynn_json(bed, &["-a", &name, "route"])
             .await?
             .as_array()
             .context("routes are a list")?
             .iter()
-            .map(|route| (route["id"].as_str().unwrap_or_default().to_owned(), route["domain"].clone()))
+            .map(|route| {
+                (
+                    route["id"].as_str().unwrap_or_default().to_owned(),
+                    route["domain"].clone(),
+                )
+            })
             .collect();
-        apps.insert(name, serde_json::json!({ "release": app["release"], "routes": routes }));
+        apps.insert(
+            name,
+            serde_json::json!({ "release": app["release"], "routes": routes }),
+        );
     }
-    let jobs: BTreeMap<String, u64> = jobs_up(bed).await?.into_iter().map(|(group, (count, _))| (group, count)).collect();
+    let jobs: BTreeMap<String, u64> = jobs_up(bed)
+        .await?
+        .into_iter()
+        .map(|(group, (count, _))| (group, count))
+        .collect();
     Ok(serde_json::json!({ "apps": apps, "jobs": jobs }))
 }
 
 /// How many jobs of each app and type are up, and whether there is one on every host.
 async fn jobs_up(bed: &Testbed) -> Result<BTreeMap<String, (u64, bool)>> {
     let mut sums = BTreeMap::new();
-    for job in host_json(bed, &["ps"]).await?.as_array().context("jobs are a list")? {
+    for job in host_json(bed, &["ps"])
+        .await?
+        .as_array()
+        .context("jobs are a list")?
+    {
         if job["state"] == "up" {
-            let group = format!("{}/{}", job["app"].as_str().unwrap_or("-"), job["type"].as_str().unwrap_or("-"));
+            let group = format!(
+                "{}/{}",
+                job["app"].as_str().unwrap_or("-"),
+                job["type"].as_str().unwrap_or("-")
+            );
             let entry = sums.entry(group).or_insert((0, job["omni"] == true));
             entry.0 += 1;
         }
@@ -357,12 +509,21 @@ async fn jobs_up(bed: &Testbed) -> Result<BTreeMap<String, (u64, bool)>> {
 
 async fn on_host(bed: &Testbed, host: &str) -> Result<bool> {
     let jobs = host_json(bed, &["ps"]).await?;
-    Ok(jobs.as_array().context("jobs are a list")?.iter().any(|job| job["host"] == host && job["state"] == "up"))
+    Ok(jobs
+        .as_array()
+        .context("jobs are a list")?
+        .iter()
+        .any(|job| job["host"] == host && job["state"] == "up"))
 }
 
 async fn hosts_up(bed: &Testbed, count: usize) -> Result<()> {
     let hosts = host_json(bed, &["list"]).await?;
-    let up = hosts.as_array().context("hosts are a list")?.iter().filter(|host| host["state"] == "up").count();
+    let up = hosts
+        .as_array()
+        .context("hosts are a list")?
+        .iter()
+        .filter(|host| host["state"] == "up")
+        .count();
     ensure!(up == count, "{up} of {count} hosts are up");
     Ok(())
 }
@@ -375,29 +536,53 @@ async fn leader(bed: &Testbed) -> Result<usize> {
         .and_then(|hosts| hosts.iter().find(|host| host["raft"] == "leader"))
         .and_then(|host| host["id"].as_str())
         .context("no host leads the store")?;
-    bed.hosts().iter().position(|host| host.id.as_str() == id).context("the leader is one of the hosts")
+    bed.hosts()
+        .iter()
+        .position(|host| host.id.as_str() == id)
+        .context("the leader is one of the hosts")
 }
 
 async fn echo_through_tcp_route(bed: &Testbed) -> Result<String> {
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
-    let route = flynn_json(bed, &["-a", "tcp-echo", "route", "add", "tcp", "-s", "tcp-echo-echo"]).await?;
+    let route = flynn_json(
+        bed,
+        &[
+            "-a",
+            "tcp-echo",
+            "route",
+            "add",
+            "tcp",
+            "-s",
+            "tcp-echo-echo",
+        ],
+    )
+    .await?;
     let port = route["port"].as_u64().context("a TCP route has a port")?;
     let addr = format!("{}:{port}", bed.hosts()[0].addr);
-    eventually("the TCP route to answer", Duration::from_secs(10), || async {
-        let mut stream = tokio::io::BufReader::new(tokio::net::TcpStream::connect(&addr).await?);
-        stream.write_all(b"hello\n").await?;
-        let mut answer = String::new();
-        tokio::time::timeout(Duration::from_secs(2), stream.read_line(&mut answer)).await??;
-        ensure!(answer.contains("hello"), "it said {answer:?}");
-        Ok(answer.trim().to_owned())
-    })
+    eventually(
+        "the TCP route to answer",
+        Duration::from_secs(10),
+        || async {
+            let mut stream =
+                tokio::io::BufReader::new(tokio::net::TcpStream::connect(&addr).await?);
+            stream.write_all(b"hello\n").await?;
+            let mut answer = String::new();
+            tokio::time::timeout(Duration::from_secs(2), stream.read_line(&mut answer)).await??;
+            ensure!(answer.contains("hello"), "it said {answer:?}");
+            Ok(answer.trim().to_owned())
+        },
+    )
     .await
 }
 
 async fn flynn(bed: &Testbed, args: &[&str]) -> Result<()> {
     say(&format!("flynn {}", args.join(" ")));
     let status = bed.flynn().args(args).status().await?;
-    ensure!(status.success(), "flynn {} ended with {status}", args.join(" "));
+    ensure!(
+        status.success(),
+        "flynn {} ended with {status}",
+        args.join(" ")
+    );
     Ok(())
 }
 
@@ -410,7 +595,13 @@ async fn host_json(bed: &Testbed, args: &[&str]) -> Result<Value> {
     // Any host can tell; one of them may be dead.
     for host in bed.hosts() {
         let mut command = Command::new(bed.bin("flynn-host"));
-        command.args(args).arg("--data-dir").arg(&host.data_dir).arg("--json").stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(args)
+            .arg("--data-dir")
+            .arg(&host.data_dir)
+            .arg("--json")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         match json_of(&mut command).await {
             Ok(value) => return Ok(value),
             Err(error) => last = error,
@@ -422,7 +613,12 @@ async fn host_json(bed: &Testbed, args: &[&str]) -> Result<Value> {
 async fn json_of(command: &mut Command) -> Result<Value> {
     let output = command.output().await?;
     if !output.status.success() {
-        bail!("{:?} ended with {}: {}", command.as_std().get_args().collect::<Vec<_>>(), output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{:?} ended with {}: {}",
+            command.as_std().get_args().collect::<Vec<_>>(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     serde_json::from_slice(&output.stdout).context("--json prints JSON")
 }

@@ -8,14 +8,20 @@ pub const FAILED: u8 = 1;
 pub const BAD_USAGE: u8 = 2;
 
 /// Prints an error as one sentence and gives the exit status of a failure.
-#[expect(clippy::print_stderr, reason = "this is where programs tell why they failed")]
+#[expect(
+    clippy::print_stderr,
+    reason = "this is where programs tell why they failed"
+)]
 pub fn report(program: &str, error: &anyhow::Error) -> ExitCode {
     eprintln!("{program}: {}", sentence(error));
     ExitCode::from(FAILED)
 }
 
 /// Says what a command line should have been, and gives the exit status of bad usage.
-#[expect(clippy::print_stderr, reason = "this is where programs tell why they failed")]
+#[expect(
+    clippy::print_stderr,
+    reason = "this is where programs tell why they failed"
+)]
 pub fn bad_usage(program: &str, why: &str) -> ExitCode {
     eprintln!("{program}: {why}");
     ExitCode::from(BAD_USAGE)
@@ -43,7 +49,12 @@ mod tests {
 
     #[test]
     fn a_cause_is_said_once() {
-        let error = anyhow!("connection refused").context("cannot reach host1: connection refused").context("list failed");
-        assert_eq!(sentence(&error), "list failed: cannot reach host1: connection refused");
+        let error = anyhow!("connection refused")
+            .context("cannot reach host1: connection refused")
+            .context("list failed");
+        assert_eq!(
+            sentence(&error),
+            "list failed: cannot reach host1: connection refused"
+        );
     }
 }

@@ -1,10 +1,6 @@
 //! `flynn-host`: the command line of the daemon and of operators.
 
-use std::{
-    net::IpAddr,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -24,7 +20,12 @@ use crate::{
 #[command(name = "flynn-host", version, arg_required_else_help = true)]
 struct Cli {
     /// Where this host keeps everything.
-    #[arg(long, global = true, env = "FLYNN_DATA_DIR", default_value = "/var/lib/flynn")]
+    #[arg(
+        long,
+        global = true,
+        env = "FLYNN_DATA_DIR",
+        default_value = "/var/lib/flynn"
+    )]
     data_dir: PathBuf,
     /// Print JSON.
     #[arg(long, global = true)]
@@ -125,21 +126,38 @@ pub fn main() -> ExitCode {
 async fn operate(data_dir: PathBuf, format: Format, command: Command) -> Result<()> {
     let operator = || Operator::open(&data_dir);
     match command {
-        Command::Init { id, addr, voters, cell, token_file, tags, zone } => {
+        Command::Init {
+            id,
+            addr,
+            voters,
+            cell,
+            token_file,
+            tags,
+            zone,
+        } => {
             let voters = match voters {
                 Some(voters) => settings::parse_voters(&voters)?,
                 None => std::collections::BTreeMap::from([(id.clone(), addr)]),
             };
             let tags = tags
                 .iter()
-                .map(|tag| tag.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).with_context(|| format!("{tag:?} is not KEY=VALUE")))
+                .map(|tag| {
+                    tag.split_once('=')
+                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                        .with_context(|| format!("{tag:?} is not KEY=VALUE"))
+                })
                 .collect::<Result<_>>()?;
             ensure!(
                 token_file.is_some() || voters.len() == 1 || voters.keys().next() == Some(&id),
                 "name the cluster's token with --token-file: copy the file `token` from the data directory of {}",
-                voters.keys().next().map_or("the first host", |id| id.as_str())
+                voters
+                    .keys()
+                    .next()
+                    .map_or("the first host", |id| id.as_str())
             );
-            let token = token_file.as_deref().map_or_else(|| Ok(settings::new_token()), settings::read_token)?;
+            let token = token_file
+                .as_deref()
+                .map_or_else(|| Ok(settings::new_token()), settings::read_token)?;
             let settings = Settings {
                 id,
                 addr,
@@ -152,9 +170,17 @@ async fn operate(data_dir: PathBuf, format: Format, command: Command) -> Result<
                 host_port: settings::HOST_PORT,
             };
             settings.create(&data_dir, &token)?;
-            note(&format!("Host {} is set up in {}; start it with `flynn-host daemon --data-dir {}`.", settings.id, data_dir.display(), data_dir.display()));
+            note(&format!(
+                "Host {} is set up in {}; start it with `flynn-host daemon --data-dir {}`.",
+                settings.id,
+                data_dir.display(),
+                data_dir.display()
+            ));
             if token_file.is_none() && settings.voters.len() > 1 {
-                note(&format!("The other hosts need the token in {}.", settings::token_path(&data_dir).display()));
+                note(&format!(
+                    "The other hosts need the token in {}.",
+                    settings::token_path(&data_dir).display()
+                ));
             }
             line(settings.id.as_str());
             Ok(())

@@ -31,13 +31,25 @@ impl Member {
     /// When one is missing: the program was not started by a host.
     pub fn from_env() -> Result<Self> {
         let addr = variable("EXTERNAL_IP")?;
-        let addr = addr.parse().with_context(|| format!("EXTERNAL_IP={addr} is not an IP address"))?;
+        let addr = addr
+            .parse()
+            .with_context(|| format!("EXTERNAL_IP={addr} is not an IP address"))?;
         let token = Secret::new(variable("FLYNN_CLUSTER_TOKEN")?);
-        let urls: Vec<String> = variable("DISCOVERD")?.split(',').map(|url| url.trim().to_owned()).collect();
+        let urls: Vec<String> = variable("DISCOVERD")?
+            .split(',')
+            .map(|url| url.trim().to_owned())
+            .collect();
         let hosts = urls.iter().map(|url| host_of(url).to_owned()).collect();
         let backend: Arc<dyn Backend> = Arc::new(RemoteBackend::new(urls, Some(token.clone()))?);
         let registry = Registry::new(Arc::clone(&backend));
-        Ok(Self { addr, host: variable("FLYNN_HOST_ID")?, token, hosts, backend, registry })
+        Ok(Self {
+            addr,
+            host: variable("FLYNN_HOST_ID")?,
+            token,
+            hosts,
+            backend,
+            registry,
+        })
     }
 
     /// The cell.
@@ -63,7 +75,9 @@ fn host_of(url: &str) -> &str {
 ///
 /// When it is not.
 pub fn variable(name: &str) -> Result<String> {
-    env::var(name).with_context(|| format!("{name} is not set: this program is started by a host, as a job of the platform"))
+    env::var(name).with_context(|| {
+        format!("{name} is not set: this program is started by a host, as a job of the platform")
+    })
 }
 
 /// A port number in a variable, or a default.
@@ -73,7 +87,9 @@ pub fn variable(name: &str) -> Result<String> {
 /// When it is set and not a port.
 pub fn port(name: &str, default: u16) -> Result<u16> {
     match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text} is not a port")),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{name}={text} is not a port")),
         Err(_) => Ok(default),
     }
 }

@@ -8,7 +8,10 @@ use flynn_host::{
     http::{Client as HostClient, LogQuery},
     log::LogStream,
 };
-use flynn_sched::{Cluster as _, ClusterState, GroupKind, HostId, Job, JobId, Phase, Transaction, remote::DiscoveryCluster, transaction::Change};
+use flynn_sched::{
+    Cluster as _, ClusterState, GroupKind, HostId, Job, JobId, Phase, Transaction,
+    remote::DiscoveryCluster, transaction::Change,
+};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -40,9 +43,17 @@ impl Operator {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let settings = Settings::load(data_dir)?;
         let token = settings::read_token(&settings::token_path(data_dir))?;
-        let backend: Arc<dyn Backend> = Arc::new(RemoteBackend::new(settings.discovery_urls(), Some(token.clone()))?);
+        let backend: Arc<dyn Backend> = Arc::new(RemoteBackend::new(
+            settings.discovery_urls(),
+            Some(token.clone()),
+        )?);
         let cluster = Arc::new(DiscoveryCluster::new(Arc::clone(&backend)));
-        Ok(Self { settings, token, backend, cluster })
+        Ok(Self {
+            settings,
+            token,
+            backend,
+            cluster,
+        })
     }
 
     /// The cluster's token.
@@ -99,12 +110,28 @@ impl Operator {
             })
             .collect();
         format.print(&rows, |rows| {
-            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = |value: &Value| {
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned)
+            };
             table(
-                ["ID", "ADDR", "STATE", "STORE", "JOBS", "CPU PROMISED", "MEMORY PROMISED"],
+                [
+                    "ID",
+                    "ADDR",
+                    "STATE",
+                    "STORE",
+                    "JOBS",
+                    "CPU PROMISED",
+                    "MEMORY PROMISED",
+                ],
                 rows.iter().map(|row| {
                     let share = |promised: &str, capacity: &str, unit: u64, name: &str| {
-                        format!("{} of {} {name}", row[promised].as_u64().unwrap_or(0) / unit, row[capacity].as_u64().unwrap_or(0) / unit)
+                        format!(
+                            "{} of {} {name}",
+                            row[promised].as_u64().unwrap_or(0) / unit,
+                            row[capacity].as_u64().unwrap_or(0) / unit
+                        )
                     };
                     [
                         text(&row["id"]),
@@ -127,7 +154,11 @@ impl Operator {
     /// As [`state`](Self::state).
     pub async fn ps(&self, all: bool, format: Format) -> Result<()> {
         let state = self.state().await?;
-        let rows: Vec<Value> = state.jobs().filter(|job| all || !job.status.phase.is_final()).map(|job| job_row(&state, job)).collect();
+        let rows: Vec<Value> = state
+            .jobs()
+            .filter(|job| all || !job.status.phase.is_final())
+            .map(|job| job_row(&state, job))
+            .collect();
         format.print(&rows, |rows| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             table(
@@ -160,10 +191,16 @@ impl Operator {
         if let Some(lines) = lines {
             query = query.with_lines(lines);
         }
-        let mut log = client.log(&format!("{}-{}", job.host, job.id), &query).await?;
+        let mut log = client
+            .log(&format!("{}-{}", job.host, job.id), &query)
+            .await?;
         while let Some(entry) = log.next().await {
             let entry = entry?;
-            if entry.stream == LogStream::Stderr { note(&entry.msg) } else { line(&entry.msg) }
+            if entry.stream == LogStream::Stderr {
+                note(&entry.msg)
+            } else {
+                line(&entry.msg)
+            }
         }
         Ok(())
     }
@@ -178,7 +215,11 @@ impl Operator {
         for job in jobs {
             let job = find_job(&state, job)?;
             let change = Change::Stop(job.id.clone());
-            let transaction = Transaction { changes: vec![change], basis: state.revision(), ..Transaction::default() };
+            let transaction = Transaction {
+                changes: vec![change],
+                basis: state.revision(),
+                ..Transaction::default()
+            };
             self.cluster.commit(transaction).await?;
             note(&format!("Job {}-{} is told to stop.", job.host, job.id));
         }
@@ -192,23 +233,45 @@ impl Operator {
     /// When the host is unknown, or the store refuses.
     pub async fn set_voter(&self, host: &HostId, is_voter: bool) -> Result<()> {
         let state = self.state().await?;
-        let known = state.host(host).with_context(|| format!("host {host} is not in the cell; `flynn-host list` shows those that are"))?;
-        let url = format!("http://{}", settings::at(known.host.addr.parse()?, self.settings.discovery_port));
-        let client = Client::new(vec![url])?.with_key(self.token.clone()).with_noun("host").with_timeout(Duration::from_secs(60));
+        let known = state.host(host).with_context(|| {
+            format!("host {host} is not in the cell; `flynn-host list` shows those that are")
+        })?;
+        let url = format!(
+            "http://{}",
+            settings::at(known.host.addr.parse()?, self.settings.discovery_port)
+        );
+        let client = Client::new(vec![url])?
+            .with_key(self.token.clone())
+            .with_noun("host")
+            .with_timeout(Duration::from_secs(60));
         let what = if is_voter { "promote" } else { "demote" };
-        client.post::<Value>(&format!("/raft/{what}"), &json!({})).await.with_context(|| format!("host {host} was not {what}d"))?;
-        note(&format!("Host {host} is {} the store.", if is_voter { "now a voter of" } else { "no longer a voter of" }));
+        client
+            .post::<Value>(&format!("/raft/{what}"), &json!({}))
+            .await
+            .with_context(|| format!("host {host} was not {what}d"))?;
+        note(&format!(
+            "Host {host} is {} the store.",
+            if is_voter {
+                "now a voter of"
+            } else {
+                "no longer a voter of"
+            }
+        ));
         Ok(())
     }
 
     fn host_client(&self, state: &ClusterState, host: &HostId) -> Result<HostClient> {
-        let host = state.host(host).with_context(|| format!("host {host} is not in the cell"))?;
+        let host = state
+            .host(host)
+            .with_context(|| format!("host {host} is not in the cell"))?;
         Ok(HostClient::new(&*host.host.api_url, self.token.clone())?)
     }
 
     /// The addresses of the store's members and what each is; empty when nobody answers.
     async fn raft_roles(&self) -> Vec<(String, String)> {
-        let Ok(client) = Client::new(self.settings.discovery_urls()) else { return Vec::new() };
+        let Ok(client) = Client::new(self.settings.discovery_urls()) else {
+            return Vec::new();
+        };
         let client = client.with_key(self.token.clone()).with_timeout(PATIENCE);
         let leader: Option<Value> = client.get("/raft/leader").await.ok();
         let leader = leader.and_then(|leader| Some(addr_of(leader["host"].as_str()?)));
@@ -217,7 +280,11 @@ impl Operator {
             .iter()
             .map(|peer| {
                 let addr = addr_of(peer);
-                let role = if Some(&addr) == leader.as_ref() { "leader" } else { "follower" };
+                let role = if Some(&addr) == leader.as_ref() {
+                    "leader"
+                } else {
+                    "follower"
+                };
                 (addr, role.to_owned())
             })
             .collect()
@@ -226,13 +293,20 @@ impl Operator {
 
 /// The address in `host:port`.
 fn addr_of(peer: &str) -> String {
-    peer.rsplit_once(':').map_or(peer, |(addr, _)| addr).trim_matches(['[', ']']).to_owned()
+    peer.rsplit_once(':')
+        .map_or(peer, |(addr, _)| addr)
+        .trim_matches(['[', ']'])
+        .to_owned()
 }
 
 fn job_row(state: &ClusterState, job: &Job) -> Value {
     let meta = |key: &str| job.spec.metadata.get(key).map_or("-", String::as_str);
-    let is_omni = state.group(&job.group).is_some_and(|group| matches!(group.kind, GroupKind::Omni { .. }));
-    let is_lost = state.host(&job.host).is_none_or(|host| host.lost_since_ms.is_some());
+    let is_omni = state
+        .group(&job.group)
+        .is_some_and(|group| matches!(group.kind, GroupKind::Omni { .. }));
+    let is_lost = state
+        .host(&job.host)
+        .is_none_or(|host| host.lost_since_ms.is_some());
     json!({
         "id": format!("{}-{}", job.host, job.id),
         "host": job.host,
@@ -251,7 +325,9 @@ fn job_row(state: &ClusterState, job: &Job) -> Value {
 /// The job with this id, with its host in front or without.
 fn find_job<'s>(state: &'s ClusterState, id: &str) -> Result<&'s Arc<Job>> {
     let unknown = || format!("job {id} is not in the cell; `flynn-host ps -A` lists all");
-    let with_host = id.split_once('-').filter(|(host, _)| state.hosts().any(|known| known.host.id.as_str() == *host));
+    let with_host = id
+        .split_once('-')
+        .filter(|(host, _)| state.hosts().any(|known| known.host.id.as_str() == *host));
     let id = JobId::parse(with_host.map_or(id, |(_, job)| job)).with_context(unknown)?;
     state.job(&id).with_context(unknown)
 }

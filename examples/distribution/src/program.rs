@@ -14,8 +14,14 @@ fn workers() -> usize {
 
 /// Runs a service: logs to standard error, works until its future ends.
 pub fn service(name: &'static str, main: impl Future<Output = Result<()>>) -> ExitCode {
-    let filter = EnvFilter::try_from_env("FLYNN_LOG").unwrap_or_else(|_| EnvFilter::new("info,slog=warn,tracing_slog=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+    let filter = EnvFilter::try_from_env("FLYNN_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,slog=warn,tracing_slog=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
     match run(main) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(name, &error),
@@ -25,7 +31,10 @@ pub fn service(name: &'static str, main: impl Future<Output = Result<()>>) -> Ex
 /// Runs a command: logs only what it is asked for.
 pub fn command(name: &'static str, main: impl Future<Output = Result<ExitCode>>) -> ExitCode {
     let filter = EnvFilter::try_from_env("FLYNN_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     match run(main) {
         Ok(code) => code,
         Err(error) => failure::report(name, &error),
@@ -33,7 +42,10 @@ pub fn command(name: &'static str, main: impl Future<Output = Result<ExitCode>>)
 }
 
 fn run<T>(main: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(main);
     // A blocking read of a terminal must not keep us.
     runtime.shutdown_background();

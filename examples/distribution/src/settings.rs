@@ -69,10 +69,18 @@ impl Settings {
     pub fn load(data_dir: &Path) -> Result<Self> {
         let path = settings_path(data_dir);
         let text = fs::read_to_string(&path).with_context(|| {
-            format!("{} cannot be read; make it with `flynn-host init --data-dir {}`", path.display(), data_dir.display())
+            format!(
+                "{} cannot be read; make it with `flynn-host init --data-dir {}`",
+                path.display(),
+                data_dir.display()
+            )
         })?;
-        let settings: Self = toml::from_str(&text)
-            .with_context(|| format!("{} is not a valid settings file; write it anew with `flynn-host init`", path.display()))?;
+        let settings: Self = toml::from_str(&text).with_context(|| {
+            format!(
+                "{} is not a valid settings file; write it anew with `flynn-host init`",
+                path.display()
+            )
+        })?;
         settings.check()?;
         Ok(settings)
     }
@@ -95,7 +103,11 @@ impl Settings {
             "{} exists already: this directory belongs to a host; choose another, or remove it to start afresh",
             path.display()
         );
-        write_new(&token_path(data_dir), format!("{}\n", token.expose()).as_bytes(), 0o600)?;
+        write_new(
+            &token_path(data_dir),
+            format!("{}\n", token.expose()).as_bytes(),
+            0o600,
+        )?;
         write_new(&path, toml::to_string(self)?.as_bytes(), 0o644)
     }
 
@@ -103,8 +115,15 @@ impl Settings {
     #[must_use]
     pub fn discovery_urls(&self) -> Vec<String> {
         let own = self.voters.get(&self.id);
-        let others = self.voters.iter().filter(|(id, _)| **id != self.id).map(|(_, addr)| addr);
-        own.into_iter().chain(others).map(|addr| format!("http://{}", at(*addr, self.discovery_port))).collect()
+        let others = self
+            .voters
+            .iter()
+            .filter(|(id, _)| **id != self.id)
+            .map(|(_, addr)| addr);
+        own.into_iter()
+            .chain(others)
+            .map(|addr| format!("http://{}", at(*addr, self.discovery_port)))
+            .collect()
     }
 
     /// Is this host a member of the embedded store from the start?
@@ -114,8 +133,15 @@ impl Settings {
     }
 
     fn check(&self) -> Result<()> {
-        ensure!(!self.voters.is_empty(), "the voters' list is empty: name at least one host, as in --voters host1=127.0.0.1");
-        ensure!(self.voters.len() <= 5, "{} voters are too many: name at most five; further hosts use their store", self.voters.len());
+        ensure!(
+            !self.voters.is_empty(),
+            "the voters' list is empty: name at least one host, as in --voters host1=127.0.0.1"
+        );
+        ensure!(
+            self.voters.len() <= 5,
+            "{} voters are too many: name at most five; further hosts use their store",
+            self.voters.len()
+        );
         if let Some(addr) = self.voters.get(&self.id) {
             ensure!(
                 *addr == self.addr,
@@ -149,13 +175,22 @@ pub fn at(addr: IpAddr, port: u16) -> String {
 /// When an entry has no `=`, a bad id, a bad address, or an id twice.
 pub fn parse_voters(text: &str) -> Result<BTreeMap<HostId, IpAddr>> {
     let mut voters = BTreeMap::new();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    for entry in text
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+    {
         let Some((id, addr)) = entry.split_once('=') else {
             bail!("{entry:?} is not ID=ADDRESS, as in host1=127.0.0.1");
         };
         let id = HostId::parse(id)?;
-        let addr = addr.parse().with_context(|| format!("{addr:?} is not an IP address"))?;
-        ensure!(voters.insert(id.clone(), addr).is_none(), "host {id} is listed twice among the voters");
+        let addr = addr
+            .parse()
+            .with_context(|| format!("{addr:?} is not an IP address"))?;
+        ensure!(
+            voters.insert(id.clone(), addr).is_none(),
+            "host {id} is listed twice among the voters"
+        );
     }
     Ok(voters)
 }
@@ -169,7 +204,11 @@ pub fn read_token(path: &Path) -> Result<Secret> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("the cluster's token cannot be read from {}", path.display()))?;
     let token = text.trim();
-    ensure!(!token.is_empty(), "{} is empty: copy the token from another host of the cluster", path.display());
+    ensure!(
+        !token.is_empty(),
+        "{} is empty: copy the token from another host of the cluster",
+        path.display()
+    );
     Ok(Secret::new(token.to_owned()))
 }
 
@@ -193,7 +232,11 @@ pub fn token_path(data_dir: &Path) -> PathBuf {
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
         file.write_all(content)?;
         file.sync_all()
     };
@@ -223,10 +266,15 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        settings().create(&data, &Secret::new("s3cret".to_owned())).unwrap();
+        settings()
+            .create(&data, &Secret::new("s3cret".to_owned()))
+            .unwrap();
         assert_eq!(Settings::load(&data).unwrap(), settings());
         assert_eq!(read_token(&token_path(&data)).unwrap().expose(), "s3cret");
-        let mode = fs::metadata(token_path(&data)).unwrap().permissions().mode();
+        let mode = fs::metadata(token_path(&data))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -245,15 +293,34 @@ mod tests {
         settings.voters.clear();
         settings.voters.insert(settings.id.clone(), settings.addr);
         let error = settings.check().unwrap_err();
-        assert!(error.to_string().contains("not a loopback address"), "{error}");
+        assert!(
+            error.to_string().contains("not a loopback address"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_voter_with_two_addresses_is_refused() {
         let mut settings = settings();
         settings.addr = "127.0.0.9".parse().unwrap();
-        assert!(settings.check().unwrap_err().to_string().contains("make them the same"));
-        assert!(parse_voters("host1=127.0.0.1,host1=127.0.0.2").unwrap_err().to_string().contains("twice"));
-        assert!(parse_voters("host1").unwrap_err().to_string().contains("ID=ADDRESS"));
+        assert!(
+            settings
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("make them the same")
+        );
+        assert!(
+            parse_voters("host1=127.0.0.1,host1=127.0.0.2")
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
+        assert!(
+            parse_voters("host1")
+                .unwrap_err()
+                .to_string()
+                .contains("ID=ADDRESS")
+        );
     }
 }

@@ -33,7 +33,12 @@ impl HostStreams {
 
 #[async_trait]
 impl JobStreams for HostStreams {
-    async fn log(&self, host: &Host, job: &JobId, options: &LogOptions) -> Result<BoxStream<'static, Result<OutputLine>>> {
+    async fn log(
+        &self,
+        host: &Host,
+        job: &JobId,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<OutputLine>>> {
         let unavailable = |error: flynn_host::Error| unavailable(host, &error);
         let client = HostClient::new(&*host.api_url, self.token.clone()).map_err(unavailable)?;
         let mut query = LogQuery::default().with_follow(options.follow);
@@ -41,26 +46,60 @@ impl JobStreams for HostStreams {
             query = query.with_lines(lines);
         }
         if !options.streams.is_empty() {
-            query = query.with_streams(options.streams.iter().filter_map(|name| stream_of(name)).collect::<Vec<_>>());
+            query = query.with_streams(
+                options
+                    .streams
+                    .iter()
+                    .filter_map(|name| stream_of(name))
+                    .collect::<Vec<_>>(),
+            );
         }
-        let lines = client.log(&on_wire(host, job), &query).await.map_err(unavailable)?;
+        let lines = client
+            .log(&on_wire(host, job), &query)
+            .await
+            .map_err(unavailable)?;
         let host = host.clone();
-        Ok(lines.map(move |line| line.map_err(|error| self::unavailable(&host, &error)).and_then(output_line)).boxed())
+        Ok(lines
+            .map(move |line| {
+                line.map_err(|error| self::unavailable(&host, &error))
+                    .and_then(output_line)
+            })
+            .boxed())
     }
 
-    async fn attach(&self, host: &Host, job: &JobId, _options: &AttachOptions) -> Result<Box<dyn ByteStream>> {
-        let client = Client::new(vec![host.api_url.clone()]).map_err(|error| unavailable(host, &error))?;
+    async fn attach(
+        &self,
+        host: &Host,
+        job: &JobId,
+        _options: &AttachOptions,
+    ) -> Result<Box<dyn ByteStream>> {
+        let client =
+            Client::new(vec![host.api_url.clone()]).map_err(|error| unavailable(host, &error))?;
         let client = client.with_key(self.token.clone()).with_noun("host");
-        let flags = flags::STDOUT | flags::STDERR | flags::STDIN | flags::INITLOG | flags::LOGS | flags::STREAM;
+        let flags = flags::STDOUT
+            | flags::STDERR
+            | flags::STDIN
+            | flags::INITLOG
+            | flags::LOGS
+            | flags::STREAM;
         let body = json!({ "job_id": on_wire(host, job), "flags": flags, "height": 0, "width": 0 });
-        let mut connection =
-            client.upgrade(Method::POST, "/attach", PROTOCOL, &body).await.map_err(|error| unavailable(host, &error))?;
+        let mut connection = client
+            .upgrade(Method::POST, "/attach", PROTOCOL, &body)
+            .await
+            .map_err(|error| unavailable(host, &error))?;
         loop {
-            match Greeting::read(&mut connection).await.map_err(|error| unavailable(host, &error))? {
+            match Greeting::read(&mut connection)
+                .await
+                .map_err(|error| unavailable(host, &error))?
+            {
                 Greeting::Attached => return Ok(Box::new(connection)),
                 Greeting::Waiting => {}
                 Greeting::Refused(why) => return Err(Error::Conflict { why }),
-                _ => return Err(Error::Unavailable { why: format!("host {} speaks another protocol to attach", host.id) }),
+                _ => {
+                    return Err(Error::Unavailable {
+                        why: format!("host {} speaks another protocol to attach", host.id),
+                    });
+                }
             }
         }
     }
@@ -81,16 +120,25 @@ fn stream_of(name: &str) -> Option<LogStream> {
 }
 
 fn output_line(entry: LogEntry) -> Result<OutputLine> {
-    let time: Time = serde_json::from_value(entry.time.into())
-        .map_err(|source| Error::Damaged { what: "line of a job's log".to_owned(), source })?;
+    let time: Time =
+        serde_json::from_value(entry.time.into()).map_err(|source| Error::Damaged {
+            what: "line of a job's log".to_owned(),
+            source,
+        })?;
     let stream = match entry.stream {
         LogStream::Stdout => "stdout",
         LogStream::Stderr => "stderr",
         _ => "init",
     };
-    Ok(OutputLine { time, stream: stream.to_owned(), msg: entry.msg })
+    Ok(OutputLine {
+        time,
+        stream: stream.to_owned(),
+        msg: entry.msg,
+    })
 }
 
 fn unavailable(host: &Host, error: &dyn std::error::Error) -> Error {
-    Error::Unavailable { why: format!("host {}: {error}", host.id) }
+    Error::Unavailable {
+        why: format!("host {}: {error}", host.id),
+    }
 }

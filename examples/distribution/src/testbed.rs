@@ -7,8 +7,8 @@ mod processes;
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::{Path, PathBuf},
     os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     time::Duration,
 };
@@ -78,7 +78,10 @@ impl Testbed {
         let voters: std::collections::BTreeMap<HostId, IpAddr> = (1..=options.hosts)
             .map(|n| {
                 let [a, b, c] = options.network;
-                Ok((HostId::parse(format!("host{n}"))?, Ipv4Addr::new(a, b, c, n).into()))
+                Ok((
+                    HostId::parse(format!("host{n}"))?,
+                    Ipv4Addr::new(a, b, c, n).into(),
+                ))
             })
             .collect::<Result<_>>()?;
         let first = options.dir.join("host1");
@@ -104,7 +107,12 @@ impl Testbed {
                 };
                 settings.create(&data_dir, &token)?;
             }
-            hosts.push(TestHost { id: id.clone(), addr: *addr, data_dir, daemon: None });
+            hosts.push(TestHost {
+                id: id.clone(),
+                addr: *addr,
+                data_dir,
+                daemon: None,
+            });
         }
         Ok(Self {
             dir: options.dir,
@@ -144,7 +152,10 @@ impl Testbed {
     /// The routers' addresses.
     #[must_use]
     pub fn router_addrs(&self) -> Vec<String> {
-        self.hosts.iter().map(|host| settings::at(host.addr, self.http_port)).collect()
+        self.hosts
+            .iter()
+            .map(|host| settings::at(host.addr, self.http_port))
+            .collect()
     }
 
     /// The receiver's port.
@@ -163,7 +174,12 @@ impl Testbed {
     #[must_use]
     pub fn flynn(&self) -> Command {
         let mut command = Command::new(self.bin("flynn"));
-        command.env("FLYNNRC", self.flynnrc()).env_remove("FLYNN_APP").env_remove("FLYNN_CLUSTER").stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .env("FLYNNRC", self.flynnrc())
+            .env_remove("FLYNN_APP")
+            .env_remove("FLYNN_CLUSTER")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     }
 
@@ -182,7 +198,10 @@ impl Testbed {
         let program = self.bin("flynn-host");
         let host = self.hosts.get_mut(n).context("no such host")?;
         ensure!(host.daemon.is_none(), "{} runs already", host.id);
-        let log = fs::OpenOptions::new().create(true).append(true).open(host.log_path())?;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(host.log_path())?;
         let mut command = std::process::Command::new(&program);
         command
             .arg("daemon")
@@ -192,7 +211,9 @@ impl Testbed {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
-        let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("{} cannot be started", program.display()))?;
         host.daemon = Some(child);
         Ok(())
     }
@@ -217,7 +238,10 @@ impl Testbed {
     ///
     /// When `/proc` cannot be read or a process does not die.
     pub async fn cut_power(&mut self, hosts: &[usize]) -> Result<()> {
-        let dirs: Vec<PathBuf> = hosts.iter().map(|n| self.hosts[*n].data_dir.clone()).collect();
+        let dirs: Vec<PathBuf> = hosts
+            .iter()
+            .map(|n| self.hosts[*n].data_dir.clone())
+            .collect();
         kill_all(&dirs).await?;
         for n in hosts {
             if let Some(mut child) = self.hosts[*n].daemon.take() {
@@ -234,7 +258,9 @@ impl Testbed {
     /// When it does not run.
     pub fn kill_daemon(&mut self, n: usize) -> Result<()> {
         let host = &mut self.hosts[n];
-        let Some(mut child) = host.daemon.take() else { bail!("{} does not run", host.id) };
+        let Some(mut child) = host.daemon.take() else {
+            bail!("{} does not run", host.id)
+        };
         child.kill()?;
         child.wait()?;
         Ok(())
@@ -284,7 +310,11 @@ impl Drop for Testbed {
     /// A test that fails must not leave daemons behind.
     fn drop(&mut self) {
         if self.hosts.iter().any(|host| host.daemon.is_some()) {
-            let dirs: Vec<PathBuf> = self.hosts.iter().map(|host| host.data_dir.clone()).collect();
+            let dirs: Vec<PathBuf> = self
+                .hosts
+                .iter()
+                .map(|host| host.data_dir.clone())
+                .collect();
             processes::kill_all_now(&dirs);
         }
     }

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flynn_distribution::program::service("flynn-controller", flynn_distribution::components::controller::main())
+    flynn_distribution::program::service(
+        "flynn-controller",
+        flynn_distribution::components::controller::main(),
+    )
 }

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flynn_distribution::program::service("flynn-router", flynn_distribution::components::router::main())
+    flynn_distribution::program::service(
+        "flynn-router",
+        flynn_distribution::components::router::main(),
+    )
 }

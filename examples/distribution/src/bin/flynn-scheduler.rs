@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flynn_distribution::program::service("flynn-scheduler", flynn_distribution::components::scheduler::main())
+    flynn_distribution::program::service(
+        "flynn-scheduler",
+        flynn_distribution::components::scheduler::main(),
+    )
 }

@@ -27,7 +27,12 @@ pub(super) enum Step {
     /// Waits until all jobs of all apps are up.
     WaitJobs { id: String },
     /// Adds an HTTP route.
-    AddRoute { id: String, app: String, domain: String, service: String },
+    AddRoute {
+        id: String,
+        app: String,
+        domain: String,
+        service: String,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,10 +56,15 @@ pub(super) struct Process {
 
 impl Manifest {
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let steps: Vec<Step> = serde_json::from_str(text).context("the manifest is not a list of steps")?;
+        let steps: Vec<Step> =
+            serde_json::from_str(text).context("the manifest is not a list of steps")?;
         let mut ids = BTreeSet::new();
         for step in &steps {
-            ensure!(ids.insert(step.id()), "the manifest has two steps called {}", step.id());
+            ensure!(
+                ids.insert(step.id()),
+                "the manifest has two steps called {}",
+                step.id()
+            );
         }
         Ok(Self(steps))
     }
@@ -92,8 +102,12 @@ pub(super) fn fill(text: &str, values: &BTreeMap<String, String>) -> Result<Stri
     let mut filled = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
-        let Some((name, after)) = after.split_once('}') else { bail!("{text:?} has a ${{ without a }}") };
-        let value = values.get(name).with_context(|| format!("{text:?} names {name}, which no earlier step has made"))?;
+        let Some((name, after)) = after.split_once('}') else {
+            bail!("{text:?} has a ${{ without a }}")
+        };
+        let value = values
+            .get(name)
+            .with_context(|| format!("{text:?} names {name}, which no earlier step has made"))?;
         filled.push_str(before);
         filled.push_str(value);
         rest = after;
@@ -113,8 +127,12 @@ fn fill_value(value: &mut Value, values: &BTreeMap<String, String>) -> Result<()
                 Ok(_) | Err(_) => filled.into(),
             };
         }
-        Value::Array(items) => items.iter_mut().try_for_each(|item| fill_value(item, values))?,
-        Value::Object(fields) => fields.values_mut().try_for_each(|field| fill_value(field, values))?,
+        Value::Array(items) => items
+            .iter_mut()
+            .try_for_each(|item| fill_value(item, values))?,
+        Value::Object(fields) => fields
+            .values_mut()
+            .try_for_each(|field| fill_value(field, values))?,
         Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
     Ok(())
@@ -125,25 +143,44 @@ mod tests {
     use super::*;
 
     fn values() -> BTreeMap<String, String> {
-        BTreeMap::from([("http-port".to_owned(), "8080".to_owned()), ("domain".to_owned(), "example.com".to_owned())])
+        BTreeMap::from([
+            ("http-port".to_owned(), "8080".to_owned()),
+            ("domain".to_owned(), "example.com".to_owned()),
+        ])
     }
 
     #[test]
     fn the_built_in_manifest_is_understood() {
         let manifest = Manifest::parse(include_str!("../../bootstrap.json")).unwrap();
-        let apps: Vec<_> = manifest.steps().iter().filter_map(|step| if let Step::DeployApp(app) = step { Some(app.id.as_str()) } else { None }).collect();
+        let apps: Vec<_> = manifest
+            .steps()
+            .iter()
+            .filter_map(|step| {
+                if let Step::DeployApp(app) = step {
+                    Some(app.id.as_str())
+                } else {
+                    None
+                }
+            })
+            .collect();
         assert_eq!(apps, ["controller", "scheduler", "router", "receive"]);
     }
 
     #[test]
     fn values_are_filled_in_and_a_port_is_a_number() {
-        assert_eq!(fill("controller.${domain}", &values()).unwrap(), "controller.example.com");
+        assert_eq!(
+            fill("controller.${domain}", &values()).unwrap(),
+            "controller.example.com"
+        );
         let process: Process = serde_json::from_str(
             r#"{"count":1,"omni":true,"args":["r"],"ports":[{"port":"${http-port}","proto":"http"}]}"#,
         )
         .unwrap();
         let (count, process) = process.fill(&values()).unwrap();
-        assert_eq!((count, process.omni, process.ports[0].port), (1, true, 8080));
+        assert_eq!(
+            (count, process.omni, process.ports[0].port),
+            (1, true, 8080)
+        );
     }
 
     #[test]
@@ -151,6 +188,11 @@ mod tests {
         let error = fill("${nothing}", &values()).unwrap_err();
         assert!(error.to_string().contains("nothing"), "{error}");
         assert!(fill("${open", &values()).is_err());
-        assert!(Manifest::parse(r#"[{"action":"wait-hosts","id":"a"},{"action":"wait-jobs","id":"a"}]"#).is_err());
+        assert!(
+            Manifest::parse(
+                r#"[{"action":"wait-hosts","id":"a"},{"action":"wait-jobs","id":"a"}]"#
+            )
+            .is_err()
+        );
     }
 }

@@ -6,13 +6,24 @@ use clap::{Args, Parser, Subcommand};
 
 /// Deploy and run apps on a Flynn cluster.
 #[derive(Debug, Parser)]
-#[command(name = "flynn", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "flynn",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// The app, or the git remote that names it.
     #[arg(short, long, global = true, env = "FLYNN_APP", value_name = "APP")]
     pub app: Option<String>,
     /// The cluster, one of `flynn cluster`.
-    #[arg(short, long, global = true, env = "FLYNN_CLUSTER", value_name = "CLUSTER")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "FLYNN_CLUSTER",
+        value_name = "CLUSTER"
+    )]
     pub cluster: Option<String>,
     /// Print JSON.
     #[arg(long, global = true)]

@@ -35,7 +35,12 @@ pub struct Cluster {
     #[serde(rename = "ControllerURL", alias = "controller_url")]
     pub controller_url: String,
     /// Where apps are pushed to: `ssh://git@<host>:<port>`.
-    #[serde(rename = "GitURL", alias = "git_url", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "GitURL",
+        alias = "git_url",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub git_url: String,
     /// Addresses (`host:port`) of the cluster's routers, tried in turn, where the controller's name has no address of its own.
     #[serde(default, alias = "addresses", skip_serializing_if = "Vec::is_empty")]
@@ -55,7 +60,12 @@ impl Cluster {
     /// The domain the cluster's apps get their names in, and the routers' port, from the controller's URL.
     #[must_use]
     pub fn domain(&self) -> (&str, Option<&str>) {
-        let authority = self.controller_url.split("://").nth(1).unwrap_or(&self.controller_url).trim_end_matches('/');
+        let authority = self
+            .controller_url
+            .split("://")
+            .nth(1)
+            .unwrap_or(&self.controller_url)
+            .trim_end_matches('/');
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, Some(port)),
             Some(_) | None => (authority, None),
@@ -80,7 +90,8 @@ impl Config {
         if let Some(path) = env::var_os("FLYNNRC") {
             return Ok(path.into());
         }
-        let home = env::var_os("HOME").context("HOME is not set: name the configuration file in FLYNNRC")?;
+        let home = env::var_os("HOME")
+            .context("HOME is not set: name the configuration file in FLYNNRC")?;
         Ok(Path::new(&home).join(".flynnrc"))
     }
 
@@ -91,7 +102,8 @@ impl Config {
     /// When it cannot be read or parsed.
     pub fn load(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display())),
+            Ok(text) => toml::from_str(&text)
+                .with_context(|| format!("{} is not a valid configuration", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
         }
@@ -107,7 +119,11 @@ impl Config {
             let temporary = path.with_extension("new");
             // A leftover of an interrupted write may have other permissions.
             let _ = fs::remove_file(&temporary);
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)?;
             file.write_all(toml::to_string(self)?.as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, path)?;
@@ -125,7 +141,9 @@ impl Config {
         let name = cluster.name.clone();
         match self.clusters.iter_mut().find(|known| known.name == name) {
             Some(known) if force => *known = cluster,
-            Some(_) => bail!("there is a cluster {name} already: choose another name, or replace it with --force"),
+            Some(_) => bail!(
+                "there is a cluster {name} already: choose another name, or replace it with --force"
+            ),
             None => self.clusters.push(cluster),
         }
         if make_default || self.default.is_none() {
@@ -142,7 +160,10 @@ impl Config {
     pub fn remove(&mut self, name: &str) -> Result<()> {
         let before = self.clusters.len();
         self.clusters.retain(|cluster| cluster.name != name);
-        ensure!(self.clusters.len() < before, "there is no cluster {name}; `flynn cluster` lists them");
+        ensure!(
+            self.clusters.len() < before,
+            "there is no cluster {name}; `flynn cluster` lists them"
+        );
         if self.default.as_deref() == Some(name) {
             self.default = self.clusters.first().map(|cluster| cluster.name.clone());
         }
@@ -155,7 +176,10 @@ impl Config {
     ///
     /// When there is none of that name.
     pub fn set_default(&mut self, name: &str) -> Result<()> {
-        ensure!(self.clusters.iter().any(|cluster| cluster.name == name), "there is no cluster {name}; `flynn cluster` lists them");
+        ensure!(
+            self.clusters.iter().any(|cluster| cluster.name == name),
+            "there is no cluster {name}; `flynn cluster` lists them"
+        );
         self.default = Some(name.to_owned());
         Ok(())
     }
@@ -168,7 +192,9 @@ impl Config {
     pub fn cluster(&self, name: Option<&str>) -> Result<&Cluster> {
         if let Some(name) = name {
             let found = self.clusters.iter().find(|cluster| cluster.name == name);
-            return found.with_context(|| format!("there is no cluster {name}; `flynn cluster` lists them"));
+            return found.with_context(|| {
+                format!("there is no cluster {name}; `flynn cluster` lists them")
+            });
         }
         self.clusters
             .iter()
@@ -202,7 +228,10 @@ mod tests {
         config.add(cluster("b"), false, true).unwrap();
         config.save(&path).unwrap();
         assert_eq!(Config::load(&path).unwrap(), config);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(config.cluster(None).unwrap().name, "b");
     }
 
@@ -220,7 +249,10 @@ mod tests {
     fn a_file_of_the_original_is_understood() {
         let text = "default = \"prod\"\n[[cluster]]\n  Name = \"prod\"\n  Key = \"k\"\n  TLSPin = \"x=\"\n  ControllerURL = \"https://controller.example.com\"\n  GitURL = \"https://git.example.com\"\n";
         let config: Config = toml::from_str(text).unwrap();
-        assert_eq!(config.cluster(None).unwrap().domain(), ("example.com", None));
+        assert_eq!(
+            config.cluster(None).unwrap().domain(),
+            ("example.com", None)
+        );
         assert_eq!(cluster("a").domain(), ("example.com", Some("8080")));
     }
 

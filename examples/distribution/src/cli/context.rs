@@ -21,9 +21,18 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(app: Option<String>, cluster: Option<String>, format: Format) -> Result<Self> {
+    pub(super) fn new(
+        app: Option<String>,
+        cluster: Option<String>,
+        format: Format,
+    ) -> Result<Self> {
         let config = Config::load(&Config::path()?)?;
-        Ok(Self { app, cluster, config, format })
+        Ok(Self {
+            app,
+            cluster,
+            config,
+            format,
+        })
     }
 
     /// The cluster: that of the app's git remote, the one named, or the default.
@@ -47,23 +56,37 @@ impl Context {
         if let Some(named) = &self.app {
             // A git remote may be named instead of the app.
             let remotes = git_remotes();
-            let by_remote = remotes.iter().find(|(name, _)| name == named).and_then(|(_, url)| app_of(cluster, url));
+            let by_remote = remotes
+                .iter()
+                .find(|(name, _)| name == named)
+                .and_then(|(_, url)| app_of(cluster, url));
             return Ok(by_remote.unwrap_or_else(|| named.clone()));
         }
         let remotes = git_remotes();
         if let Some(configured) = git(&["config", "flynn.remote"]) {
-            let found = remotes.iter().find(|(name, _)| *name == configured).and_then(|(_, url)| app_of(cluster, url));
+            let found = remotes
+                .iter()
+                .find(|(name, _)| *name == configured)
+                .and_then(|(_, url)| app_of(cluster, url));
             return found.with_context(|| format!("the git remote {configured}, named in flynn.remote, does not lead to an app of cluster {}", cluster.name));
         }
-        let mut apps: Vec<(String, String)> =
-            remotes.iter().filter_map(|(name, url)| Some((name.clone(), app_of(cluster, url)?))).collect();
+        let mut apps: Vec<(String, String)> = remotes
+            .iter()
+            .filter_map(|(name, url)| Some((name.clone(), app_of(cluster, url)?)))
+            .collect();
         apps.dedup_by(|a, b| a.1 == b.1);
         match apps.as_slice() {
             [(_, app)] => Ok(app.clone()),
-            [] => bail!("no app is named, and no git remote here leads to one: name it with -a, or create it with `flynn create`"),
+            [] => bail!(
+                "no app is named, and no git remote here leads to one: name it with -a, or create it with `flynn create`"
+            ),
             several => bail!(
                 "several git remotes lead to apps ({}): name one with -a",
-                several.iter().map(|(remote, app)| format!("{remote}: {app}")).collect::<Vec<_>>().join(", ")
+                several
+                    .iter()
+                    .map(|(remote, app)| format!("{remote}: {app}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
         }
     }
@@ -72,9 +95,17 @@ impl Context {
         let remotes = git_remotes();
         let (_, url) = match &self.app {
             Some(named) => remotes.iter().find(|(name, _)| name == named)?,
-            None => remotes.iter().find(|(_, url)| self.config.clusters.iter().any(|cluster| app_of(cluster, url).is_some()))?,
+            None => remotes.iter().find(|(_, url)| {
+                self.config
+                    .clusters
+                    .iter()
+                    .any(|cluster| app_of(cluster, url).is_some())
+            })?,
         };
-        self.config.clusters.iter().find(|cluster| app_of(cluster, url).is_some())
+        self.config
+            .clusters
+            .iter()
+            .find(|cluster| app_of(cluster, url).is_some())
     }
 }
 
@@ -84,16 +115,32 @@ pub(crate) fn client(cluster: &Cluster) -> Result<Client> {
     if cluster.addresses.is_empty() {
         return Ok(Client::new(vec![cluster.controller_url.clone()], key)?);
     }
-    let authority = cluster.controller_url.split("://").nth(1).unwrap_or(&cluster.controller_url).trim_end_matches('/');
-    let endpoints = cluster.addresses.iter().map(|addr| format!("http://{addr}")).collect();
-    Ok(Client::over(Http::new(endpoints)?.with_key(key).with_noun("controller").with_host(authority)))
+    let authority = cluster
+        .controller_url
+        .split("://")
+        .nth(1)
+        .unwrap_or(&cluster.controller_url)
+        .trim_end_matches('/');
+    let endpoints = cluster
+        .addresses
+        .iter()
+        .map(|addr| format!("http://{addr}"))
+        .collect();
+    Ok(Client::over(
+        Http::new(endpoints)?
+            .with_key(key)
+            .with_noun("controller")
+            .with_host(authority),
+    ))
 }
 
 /// Makes "nothing there" a sentence about the app.
 pub(super) fn about_app<T>(app: &str, result: Result<T, ClientError>) -> Result<T> {
     match result {
         Err(error) if error.is_not_found() => {
-            bail!("app {app} does not exist; `flynn apps` lists those that do, `flynn create {app}` creates it")
+            bail!(
+                "app {app} does not exist; `flynn apps` lists those that do, `flynn create {app}` creates it"
+            )
         }
         other => Ok(other?),
     }
@@ -129,7 +176,9 @@ pub(super) fn confirm(question: &str, yes: bool) -> Result<()> {
 
 /// The name and URL of each git remote; empty outside a repository.
 pub(super) fn git_remotes() -> Vec<(String, String)> {
-    let Some(text) = git(&["remote", "-v"]) else { return Vec::new() };
+    let Some(text) = git(&["remote", "-v"]) else {
+        return Vec::new();
+    };
     text.lines()
         .filter_map(|line| {
             let (name, rest) = line.split_once('\t')?;
@@ -141,11 +190,16 @@ pub(super) fn git_remotes() -> Vec<(String, String)> {
 /// The output of git, if it succeeded.
 pub(super) fn git(args: &[&str]) -> Option<String> {
     let output = Command::new("git").args(args).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn app_of(cluster: &Cluster, url: &str) -> Option<String> {
-    let rest = url.strip_prefix(cluster.git_url.trim_end_matches('/'))?.strip_prefix('/')?;
+    let rest = url
+        .strip_prefix(cluster.git_url.trim_end_matches('/'))?
+        .strip_prefix('/')?;
     let app = rest.strip_suffix(".git").unwrap_or(rest);
     (!app.is_empty() && !app.contains('/')).then(|| app.to_owned())
 }
@@ -163,7 +217,10 @@ mod tests {
             git_url: "ssh://git@127.0.0.1:2222".to_owned(),
             addresses: Vec::new(),
         };
-        assert_eq!(app_of(&cluster, "ssh://git@127.0.0.1:2222/web.git").as_deref(), Some("web"));
+        assert_eq!(
+            app_of(&cluster, "ssh://git@127.0.0.1:2222/web.git").as_deref(),
+            Some("web")
+        );
         assert_eq!(app_of(&cluster, "ssh://git@127.0.0.1:22220/web.git"), None);
         assert_eq!(app_of(&cluster, "ssh://git@elsewhere:2222/web.git"), None);
     }

@@ -3,10 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use flynn_controller::{
-    http::LogQuery,
-    model::NewJob,
-};
+use flynn_controller::{http::LogQuery, model::NewJob};
 use flynn_host::attach::{Attached, Channel, Frame};
 use futures::StreamExt as _;
 use tokio::{
@@ -24,23 +21,46 @@ use super::{
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 
-pub(super) async fn list(context: &Context, all: bool, quiet: bool, process_type: Option<&str>) -> Result<()> {
+pub(super) async fn list(
+    context: &Context,
+    all: bool,
+    quiet: bool,
+    process_type: Option<&str>,
+) -> Result<()> {
     let app = context.app()?;
     let mut jobs = about_app(&app, context.client()?.jobs(&app).await)?;
-    jobs.retain(|job| (all || job.state.is_active()) && process_type.is_none_or(|wanted| job.process_type == wanted));
+    jobs.retain(|job| {
+        (all || job.state.is_active())
+            && process_type.is_none_or(|wanted| job.process_type == wanted)
+    });
     context.format.print(&jobs, |jobs| {
         if quiet {
-            return jobs.iter().map(|job| job.id.clone()).collect::<Vec<_>>().join("\n");
+            return jobs
+                .iter()
+                .map(|job| job.id.clone())
+                .collect::<Vec<_>>()
+                .join("\n");
         }
         table(
             ["ID", "TYPE", "STATE", "CREATED", "RESTARTS", "ERROR"],
             jobs.iter().map(|job| {
-                let kind = if job.process_type.is_empty() { "run" } else { &job.process_type };
+                let kind = if job.process_type.is_empty() {
+                    "run"
+                } else {
+                    &job.process_type
+                };
                 [
-                    if job.id.is_empty() { job.uuid.clone() } else { job.id.clone() },
+                    if job.id.is_empty() {
+                        job.uuid.clone()
+                    } else {
+                        job.id.clone()
+                    },
                     kind.to_owned(),
                     job.state.to_string(),
-                    job.created_at.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    job.created_at
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
                     job.restarts.unwrap_or(0).to_string(),
                     job.host_error.clone().unwrap_or_default(),
                 ]
@@ -54,7 +74,11 @@ pub(super) async fn kill(context: &Context, jobs: &[String]) -> Result<()> {
     let client = context.client()?;
     about_app(&app, client.app(&app).await)?;
     for job in jobs {
-        about(&format!("job {job}"), &format!("`flynn -a {app} ps` lists the jobs"), client.kill(&app, job).await)?;
+        about(
+            &format!("job {job}"),
+            &format!("`flynn -a {app} ps` lists the jobs"),
+            client.kill(&app, job).await,
+        )?;
         note(&format!("Job {job} killed."));
     }
     Ok(())
@@ -77,8 +101,16 @@ pub(super) async fn log(context: &Context, args: LogArgs) -> Result<()> {
             super::output::Format::Json => serde_json::to_string(&entry)?,
             super::output::Format::Text if args.raw_output => entry.msg.clone(),
             super::output::Format::Text => {
-                let kind = if entry.process_type.is_empty() { "run" } else { &entry.process_type };
-                let time = entry.timestamp.as_ref().map(ToString::to_string).unwrap_or_default();
+                let kind = if entry.process_type.is_empty() {
+                    "run"
+                } else {
+                    &entry.process_type
+                };
+                let time = entry
+                    .timestamp
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
                 format!("{time} app[{kind}.{}]: {}", entry.job_id, entry.msg)
             }
         };
@@ -98,15 +130,38 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitCode> {
         Some(id) => id,
         None => about_app(&app, client.app(&app).await)?
             .release
-            .with_context(|| format!("app {app} has no release yet: git push to make one, then run a command in it"))?,
+            .with_context(|| {
+                format!(
+                    "app {app} has no release yet: git push to make one, then run a command in it"
+                )
+            })?,
     };
-    let release = about(&format!("release {release}"), "`flynn release` lists the app's releases", client.release(&release).await)?;
+    let release = about(
+        &format!("release {release}"),
+        "`flynn release` lists the app's releases",
+        client.release(&release).await,
+    )?;
     // What git push built has a profile to read first, as its own processes do.
-    let args_of_job = if release.is_git() { in_slug(&args.command) } else { args.command };
-    let job = NewJob { release: release.id, release_env: true, args: args_of_job, ..NewJob::default() };
+    let args_of_job = if release.is_git() {
+        in_slug(&args.command)
+    } else {
+        args.command
+    };
+    let job = NewJob {
+        release: release.id,
+        release_env: true,
+        args: args_of_job,
+        ..NewJob::default()
+    };
     if args.detached {
         let job = about_app(&app, client.run(&app, &job).await)?;
-        context.format.print(&job, |job| if job.id.is_empty() { job.uuid.clone() } else { job.id.clone() })?;
+        context.format.print(&job, |job| {
+            if job.id.is_empty() {
+                job.uuid.clone()
+            } else {
+                job.id.clone()
+            }
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     let connection = about_app(&app, client.run_attached(&app, &job).await)?;
@@ -147,5 +202,9 @@ fn write_all(mut out: impl std::io::Write, bytes: &[u8]) -> Result<()> {
 
 /// What git push built has a profile to read first, as its own processes do: the slug's runner does it.
 fn in_slug(command: &[String]) -> Vec<String> {
-    ["/bin/sh", flynn_receive::builder::RUNNER].into_iter().map(str::to_owned).chain(command.iter().cloned()).collect()
+    ["/bin/sh", flynn_receive::builder::RUNNER]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(command.iter().cloned())
+        .collect()
 }

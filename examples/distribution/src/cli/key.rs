@@ -15,16 +15,31 @@ pub(super) async fn run(context: &Context, command: Option<KeyCommand>) -> Resul
     match command.unwrap_or(KeyCommand::List) {
         KeyCommand::Add { file } => {
             let file = file.map_or_else(default_key, Ok)?;
-            let key = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-            let key = client.add_key(key.trim()).await.with_context(|| format!("{} was not accepted", file.display()))?;
-            context.format.print(&key, |key| format!("Key {} added.", key.id))
+            let key = fs::read_to_string(&file)
+                .with_context(|| format!("{} cannot be read", file.display()))?;
+            let key = client
+                .add_key(key.trim())
+                .await
+                .with_context(|| format!("{} was not accepted", file.display()))?;
+            context
+                .format
+                .print(&key, |key| format!("Key {} added.", key.id))
         }
         KeyCommand::List => {
             let keys = client.keys().await?;
-            context.format.print(&keys, |keys| table(["ID", "COMMENT"], keys.iter().map(|key| [key.id.clone(), key.comment.clone()])))
+            context.format.print(&keys, |keys| {
+                table(
+                    ["ID", "COMMENT"],
+                    keys.iter().map(|key| [key.id.clone(), key.comment.clone()]),
+                )
+            })
         }
         KeyCommand::Remove { id } => {
-            about(&format!("key {id}"), "`flynn key` lists the keys", client.delete_key(&id).await)?;
+            about(
+                &format!("key {id}"),
+                "`flynn key` lists the keys",
+                client.delete_key(&id).await,
+            )?;
             note(&format!("Key {id} removed."));
             Ok(())
         }

@@ -15,7 +15,11 @@ pub(crate) enum Format {
 
 impl Format {
     /// Prints a value as JSON, or as what `text` makes of it.
-    pub(crate) fn print<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    pub(crate) fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<()> {
         let text = match self {
             Self::Json => serde_json::to_string_pretty(value)?,
             Self::Text => text(value),
@@ -28,7 +32,10 @@ impl Format {
 }
 
 /// An aligned table without lines.
-pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);
@@ -36,7 +43,12 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
         table.add_row(row);
     }
     // Cells are padded on both sides; a table at the left margin reads better without trailing blanks.
-    table.to_string().lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n")
+    table
+        .to_string()
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// One line on standard output. A reader that has gone away ends the program quietly, as it does for other tools.

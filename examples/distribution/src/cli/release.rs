@@ -21,18 +21,41 @@ pub(super) async fn run(context: &Context, command: Option<ReleaseCommand>) -> R
                 table(
                     ["ID", "CREATED", "COMMIT", ""],
                     releases.iter().map(|release| {
-                        let is_current = if Some(&release.id) == current.as_ref() { "(current)" } else { "" };
-                        let commit: String = release.meta.get("git.commit").map(|sha| sha.chars().take(10).collect()).unwrap_or_default();
-                        [release.id.clone(), time(release.created_at.as_ref()), commit, is_current.to_owned()]
+                        let is_current = if Some(&release.id) == current.as_ref() {
+                            "(current)"
+                        } else {
+                            ""
+                        };
+                        let commit: String = release
+                            .meta
+                            .get("git.commit")
+                            .map(|sha| sha.chars().take(10).collect())
+                            .unwrap_or_default();
+                        [
+                            release.id.clone(),
+                            time(release.created_at.as_ref()),
+                            commit,
+                            is_current.to_owned(),
+                        ]
                     }),
                 )
             })
         }
         ReleaseCommand::Show { id } => {
-            let id = id.or(current).with_context(|| format!("app {app} has no release yet: git push to make one"))?;
-            let release = about(&format!("release {id}"), "`flynn release` lists the app's releases", client.release(&id).await)?;
+            let id = id
+                .or(current)
+                .with_context(|| format!("app {app} has no release yet: git push to make one"))?;
+            let release = about(
+                &format!("release {id}"),
+                "`flynn release` lists the app's releases",
+                client.release(&id).await,
+            )?;
             context.format.print(&release, |release| {
-                let mut text = format!("ID:        {}\nCreated:   {}", release.id, time(release.created_at.as_ref()));
+                let mut text = format!(
+                    "ID:        {}\nCreated:   {}",
+                    release.id,
+                    time(release.created_at.as_ref())
+                );
                 for artifact in &release.artifacts {
                     text.push_str(&format!("\nArtifact:  {artifact}"));
                 }
@@ -47,13 +70,23 @@ pub(super) async fn run(context: &Context, command: Option<ReleaseCommand>) -> R
             })
         }
         ReleaseCommand::Rollback { id, yes } => {
-            let current = current.with_context(|| format!("app {app} has no release yet: git push to make one"))?;
+            let current = current
+                .with_context(|| format!("app {app} has no release yet: git push to make one"))?;
             let target = match id {
                 Some(id) => id,
                 None => {
                     let releases = client.releases(&app).await?;
-                    let at = releases.iter().position(|release| release.id == current).context("the current release is not listed")?;
-                    releases.get(at + 1).with_context(|| format!("release {current} is the app's first: there is none before it"))?.id.clone()
+                    let at = releases
+                        .iter()
+                        .position(|release| release.id == current)
+                        .context("the current release is not listed")?;
+                    releases
+                        .get(at + 1)
+                        .with_context(|| {
+                            format!("release {current} is the app's first: there is none before it")
+                        })?
+                        .id
+                        .clone()
                 }
             };
             if target == current {
@@ -61,18 +94,29 @@ pub(super) async fn run(context: &Context, command: Option<ReleaseCommand>) -> R
             }
             confirm(&format!("Deploy release {target} of {app} again?"), yes)?;
             deploy(context, &app, &target).await?;
-            context.format.print(&serde_json::json!({ "release": target }), |_| format!("Rolled back to release {target}."))
+            context
+                .format
+                .print(&serde_json::json!({ "release": target }), |_| {
+                    format!("Rolled back to release {target}.")
+                })
         }
         ReleaseCommand::Delete { id, yes } => {
             confirm(&format!("Delete release {id} of {app}?"), yes)?;
-            about(&format!("release {id}"), "`flynn release` lists the app's releases", client.delete_release(&app, &id).await)?;
+            about(
+                &format!("release {id}"),
+                "`flynn release` lists the app's releases",
+                client.delete_release(&app, &id).await,
+            )?;
             note(&format!("Release {id} deleted."));
             Ok(())
         }
     }
 }
 
-pub(super) async fn deployments(context: &Context, command: Option<DeploymentCommand>) -> Result<()> {
+pub(super) async fn deployments(
+    context: &Context,
+    command: Option<DeploymentCommand>,
+) -> Result<()> {
     let name = context.app()?;
     let client = context.client()?;
     let app = about_app(&name, client.app(&name).await)?;
@@ -99,27 +143,58 @@ pub(super) async fn deployments(context: &Context, command: Option<DeploymentCom
                 )
             })
         }
-        DeploymentCommand::Timeout { seconds: None } => context.format.print(&app.deploy_timeout, |seconds| seconds.map_or_else(String::new, |s| s.to_string())),
-        DeploymentCommand::Timeout { seconds: Some(seconds) } => {
-            let seconds = u32::try_from(seconds).ok().filter(|seconds| *seconds > 0).context("a timeout is at least one second")?;
-            update(AppUpdate { deploy_timeout: Some(seconds), ..AppUpdate::default() }).await?;
-            note(&format!("A step of a deployment of {name} may now take {seconds} s."));
+        DeploymentCommand::Timeout { seconds: None } => {
+            context.format.print(&app.deploy_timeout, |seconds| {
+                seconds.map_or_else(String::new, |s| s.to_string())
+            })
+        }
+        DeploymentCommand::Timeout {
+            seconds: Some(seconds),
+        } => {
+            let seconds = u32::try_from(seconds)
+                .ok()
+                .filter(|seconds| *seconds > 0)
+                .context("a timeout is at least one second")?;
+            update(AppUpdate {
+                deploy_timeout: Some(seconds),
+                ..AppUpdate::default()
+            })
+            .await?;
+            note(&format!(
+                "A step of a deployment of {name} may now take {seconds} s."
+            ));
             Ok(())
         }
-        DeploymentCommand::Strategy { name: None } => context.format.print(&app.strategy, Clone::clone),
-        DeploymentCommand::Strategy { name: Some(strategy) } => {
-            update(AppUpdate { strategy: Some(strategy.clone()), ..AppUpdate::default() }).await?;
+        DeploymentCommand::Strategy { name: None } => {
+            context.format.print(&app.strategy, Clone::clone)
+        }
+        DeploymentCommand::Strategy {
+            name: Some(strategy),
+        } => {
+            update(AppUpdate {
+                strategy: Some(strategy.clone()),
+                ..AppUpdate::default()
+            })
+            .await?;
             note(&format!("{name} is now deployed {strategy}."));
             Ok(())
         }
-        DeploymentCommand::BatchSize { size: None } => {
-            context.format.print(&app.meta.get(App::BATCH_SIZE), |size| size.map_or_else(String::new, Clone::clone))
-        }
+        DeploymentCommand::BatchSize { size: None } => context
+            .format
+            .print(&app.meta.get(App::BATCH_SIZE), |size| {
+                size.map_or_else(String::new, Clone::clone)
+            }),
         DeploymentCommand::BatchSize { size: Some(size) } => {
             let mut meta = app.meta.clone();
             meta.insert(App::BATCH_SIZE.to_owned(), size.to_string());
-            update(AppUpdate { meta: Some(meta), ..AppUpdate::default() }).await?;
-            note(&format!("in-batches now replaces {size} jobs of {name} at a time."));
+            update(AppUpdate {
+                meta: Some(meta),
+                ..AppUpdate::default()
+            })
+            .await?;
+            note(&format!(
+                "in-batches now replaces {size} jobs of {name} at a time."
+            ));
             Ok(())
         }
     }
@@ -137,12 +212,17 @@ pub(super) async fn deploy(context: &Context, app: &str, release: &str) -> Resul
     while let Some(event) = events.next().await {
         let event = event?;
         if !event.error.is_empty() {
-            bail!("the deployment failed: {}; `flynn -a {app} log` may tell more", event.error);
+            bail!(
+                "the deployment failed: {}; `flynn -a {app} log` may tell more",
+                event.error
+            );
         }
         complete = event.status.is_final();
     }
     if !complete {
-        bail!("the controller ended the stream of events; `flynn -a {app} deployment` shows how the deployment ended");
+        bail!(
+            "the controller ended the stream of events; `flynn -a {app} deployment` shows how the deployment ended"
+        );
     }
     Ok(())
 }

@@ -24,7 +24,11 @@ pub(super) async fn run(context: &Context, command: Option<RouteCommand>) -> Res
                             target(route),
                             route.service.to_string(),
                             route.id.to_string(),
-                            route.rule.as_http().is_some_and(|rule| rule.sticky).to_string(),
+                            route
+                                .rule
+                                .as_http()
+                                .is_some_and(|rule| rule.sticky)
+                                .to_string(),
                             route.leader.to_string(),
                         ]
                     }),
@@ -33,16 +37,24 @@ pub(super) async fn run(context: &Context, command: Option<RouteCommand>) -> Res
         }
         RouteCommand::Add(add) => {
             let route = about_app(&app, client.create_route(&app, &route_of(&app, add)).await)?;
-            context.format.print(&route, |route| match route.rule.tcp_port() {
-                Some(port) => format!("{} listening on port {port}", route.id),
-                None => route.id.to_string(),
-            })
+            context
+                .format
+                .print(&route, |route| match route.rule.tcp_port() {
+                    Some(port) => format!("{} listening on port {port}", route.id),
+                    None => route.id.to_string(),
+                })
         }
         RouteCommand::Remove { id } => {
             if !id.starts_with("http/") && !id.starts_with("tcp/") {
-                bail!("{id:?} is not the id of a route, which begins with http/ or tcp/; `flynn route` lists them");
+                bail!(
+                    "{id:?} is not the id of a route, which begins with http/ or tcp/; `flynn route` lists them"
+                );
             }
-            about(&format!("route {id}"), "`flynn route` lists the app's routes", client.delete_route(&app, &id).await)?;
+            about(
+                &format!("route {id}"),
+                "`flynn route` lists the app's routes",
+                client.delete_route(&app, &id).await,
+            )?;
             note(&format!("Route {id} removed."));
             Ok(())
         }
@@ -60,7 +72,14 @@ fn target(route: &Route) -> String {
 fn route_of(app: &str, add: RouteAdd) -> NewRoute {
     let service_of = |service: Option<String>| service.unwrap_or_else(|| format!("{app}-web"));
     match add {
-        RouteAdd::Http { domain, service, sticky, leader, no_drain_backends, disable_keep_alives } => {
+        RouteAdd::Http {
+            domain,
+            service,
+            sticky,
+            leader,
+            no_drain_backends,
+            disable_keep_alives,
+        } => {
             let (domain, path) = match domain.split_once('/') {
                 Some((domain, path)) => (domain.to_owned(), format!("/{path}")),
                 None => (domain, "/".to_owned()),
@@ -77,15 +96,18 @@ fn route_of(app: &str, add: RouteAdd) -> NewRoute {
                 ..NewRoute::default()
             }
         }
-        RouteAdd::Tcp { service, port, leader, no_drain_backends } => {
-            NewRoute {
-                kind: "tcp".to_owned(),
-                service: service_of(service),
-                port: port.map_or(0, i64::from),
-                leader,
-                drain_backends: !no_drain_backends,
-                ..NewRoute::default()
-            }
-        }
+        RouteAdd::Tcp {
+            service,
+            port,
+            leader,
+            no_drain_backends,
+        } => NewRoute {
+            kind: "tcp".to_owned(),
+            service: service_of(service),
+            port: port.map_or(0, i64::from),
+            leader,
+            drain_backends: !no_drain_backends,
+            ..NewRoute::default()
+        },
     }
 }

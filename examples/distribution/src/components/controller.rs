@@ -39,13 +39,24 @@ pub async fn main() -> Result<()> {
     let stop = signals::shutdown()?;
     let member = Member::from_env()?;
     let addr = settings::at(member.addr, member::port("PORT", 0)?);
-    let listener = TcpListener::bind(&addr).await.with_context(|| format!("the controller cannot listen on {addr}"))?;
-    let config = Config { default_route_domain: std::env::var("DEFAULT_ROUTE_DOMAIN").ok(), token: member.token.clone() };
+    let listener = TcpListener::bind(&addr)
+        .await
+        .with_context(|| format!("the controller cannot listen on {addr}"))?;
+    let config = Config {
+        default_route_domain: std::env::var("DEFAULT_ROUTE_DOMAIN").ok(),
+        token: member.token.clone(),
+    };
     tracing::info!(%addr, "controlling");
-    run(Arc::clone(&member.backend), member.cluster(), config, listener, async {
-        let signal = stop.await;
-        tracing::info!(%signal, "stopping");
-    })
+    run(
+        Arc::clone(&member.backend),
+        member.cluster(),
+        config,
+        listener,
+        async {
+            let signal = stop.await;
+            tracing::info!(%signal, "stopping");
+        },
+    )
     .await
 }
 
@@ -64,7 +75,8 @@ pub async fn run(
     let store = Arc::new(DiscoveryStore::new(Arc::clone(&backend)));
     let routes = Arc::new(DiscoveryRouteStore::new(Arc::clone(&backend)));
     let streams = Arc::new(HostStreams::new(config.token));
-    let mut platform = Platform::new(store, cluster as Arc<dyn Cluster>, routes).with_streams(streams);
+    let mut platform =
+        Platform::new(store, cluster as Arc<dyn Cluster>, routes).with_streams(streams);
     if let Some(domain) = &config.default_route_domain {
         platform = platform.with_default_route_domain(domain);
     }

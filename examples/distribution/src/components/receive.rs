@@ -31,9 +31,14 @@ pub fn main() -> ExitCode {
         (Some("build"), None) => program::command("flynn-receive", async {
             Ok(main_in_job(&env::current_dir()?, env::vars().collect()).await)
         }),
-        (Some("serve-static"), Some(root)) => program::service("flynn-receive", serve_static(root.into())),
+        (Some("serve-static"), Some(root)) => {
+            program::service("flynn-receive", serve_static(root.into()))
+        }
         (None, None) => program::service("flynn-receive", receive()),
-        _ => crate::failure::bad_usage("flynn-receive", "it is started by a host: without arguments, with `build`, or with `serve-static DIR`"),
+        _ => crate::failure::bad_usage(
+            "flynn-receive",
+            "it is started by a host: without arguments, with `build`, or with `serve-static DIR`",
+        ),
     }
 }
 
@@ -43,12 +48,20 @@ async fn receive() -> Result<()> {
     let data_dir = PathBuf::from(member::variable("FLYNN_VOLUME_DATA")?);
     let blob_addr = settings::at(member.addr, member::port("PORT", 0)?);
     let ssh_addr = settings::at(member.addr, member::port("SSH_PORT", 2222)?);
-    let blob_listener = TcpListener::bind(&blob_addr).await.with_context(|| format!("the blob store cannot listen on {blob_addr}"))?;
-    let ssh_listener =
-        TcpListener::bind(&ssh_addr).await.with_context(|| format!("the receiver cannot listen on {ssh_addr}: is the port taken?"))?;
+    let blob_listener = TcpListener::bind(&blob_addr)
+        .await
+        .with_context(|| format!("the blob store cannot listen on {blob_addr}"))?;
+    let ssh_listener = TcpListener::bind(&ssh_addr)
+        .await
+        .with_context(|| format!("the receiver cannot listen on {ssh_addr}: is the port taken?"))?;
 
     let local = FsBlobStore::open(data_dir.join("blobs")).await?;
-    let peers = RegistryPeers::new(member.registry.clone(), ServiceName::parse("blobstore")?, &*blob_addr, member.token.clone());
+    let peers = RegistryPeers::new(
+        member.registry.clone(),
+        ServiceName::parse("blobstore")?,
+        &*blob_addr,
+        member.token.clone(),
+    );
     let replicated = Arc::new(ReplicatedBlobStore::new(local.clone(), Arc::new(peers)));
     let capabilities = CapabilityKey::derive(member.token.expose().as_bytes());
     let blobs: Arc<dyn BlobStore> = Arc::clone(&replicated) as Arc<dyn BlobStore>;
@@ -59,15 +72,28 @@ async fn receive() -> Result<()> {
     let controller = controller(&member)?;
     let program = env::current_exe().context("our own program cannot be found")?;
     let program = vec![program.display().to_string(), "build".to_owned()];
-    let runner = JobBuildRunner::new(controller.clone(), blobs, vec![format!("http://{blob_addr}")], capabilities, program)
-        .with_buildpacks(member::variable("BUILDPACKS")?)
-        .with_env(build_env(env::vars().filter(|(name, _)| name != "HOME" && name != "TMPDIR")));
+    let runner = JobBuildRunner::new(
+        controller.clone(),
+        blobs,
+        vec![format!("http://{blob_addr}")],
+        capabilities,
+        program,
+    )
+    .with_buildpacks(member::variable("BUILDPACKS")?)
+    .with_env(build_env(
+        env::vars().filter(|(name, _)| name != "HOME" && name != "TMPDIR"),
+    ));
     let host_key = HostKey::parse(&member::variable("SSH_HOST_KEY")?)?;
-    let receiver = Receiver::builder(controller, Arc::new(runner), host_key, data_dir.join("repositories"))
-        .with_path(env::var("PATH").unwrap_or_default())
-        .with_http_port(member::port("ROUTER_PORT", 80)?)
-        .build()
-        .await?;
+    let receiver = Receiver::builder(
+        controller,
+        Arc::new(runner),
+        host_key,
+        data_dir.join("repositories"),
+    )
+    .with_path(env::var("PATH").unwrap_or_default())
+    .with_http_port(member::port("ROUTER_PORT", 80)?)
+    .build()
+    .await?;
 
     let (stopping, stopped) = watch::channel(false);
     let until = || {
@@ -99,19 +125,32 @@ async fn receive() -> Result<()> {
 fn controller(member: &Member) -> Result<Controller> {
     let port = member::port("ROUTER_PORT", 80)?;
     let domain = member::variable("DOMAIN")?;
-    let endpoints = member.hosts.iter().map(|host| format!("http://{host}:{port}")).collect();
+    let endpoints = member
+        .hosts
+        .iter()
+        .map(|host| format!("http://{host}:{port}"))
+        .collect();
     let key = Secret::new(member::variable("CONTROLLER_KEY")?);
-    let http = Http::new(endpoints)?.with_key(key).with_noun("controller").with_host(&format!("controller.{domain}"));
+    let http = Http::new(endpoints)?
+        .with_key(key)
+        .with_noun("controller")
+        .with_host(&format!("controller.{domain}"));
     Ok(Controller::over(http))
 }
 
 /// Serves a directory on `PORT`.
 async fn serve_static(root: PathBuf) -> Result<()> {
     let stop = signals::shutdown()?;
-    let ip = env::var("LISTEN_IP").or_else(|_| env::var("EXTERNAL_IP")).unwrap_or_else(|_| "127.0.0.1".to_owned());
-    let ip = ip.parse().with_context(|| format!("LISTEN_IP={ip} is not an IP address"))?;
+    let ip = env::var("LISTEN_IP")
+        .or_else(|_| env::var("EXTERNAL_IP"))
+        .unwrap_or_else(|_| "127.0.0.1".to_owned());
+    let ip = ip
+        .parse()
+        .with_context(|| format!("LISTEN_IP={ip} is not an IP address"))?;
     let addr = settings::at(ip, member::port("PORT", 8080)?);
-    let listener = TcpListener::bind(&addr).await.with_context(|| format!("the file server cannot listen on {addr}"))?;
+    let listener = TcpListener::bind(&addr)
+        .await
+        .with_context(|| format!("the file server cannot listen on {addr}"))?;
     let server = StaticServer::new(&root).await?;
     tracing::info!(%addr, root = %root.display(), "serving files");
     serve(listener, server.router(), async {

@@ -20,11 +20,13 @@ pub async fn main() -> Result<()> {
     let stop = signals::shutdown()?;
     let member = Member::from_env()?;
     let addr = settings::at(member.addr, member::port("HTTP_PORT", 80)?);
-    let listener = TcpListener::bind(&addr)
-        .await
-        .with_context(|| format!("the router cannot listen on {addr}: is the port taken, or reserved for root?"))?;
+    let listener = TcpListener::bind(&addr).await.with_context(|| {
+        format!("the router cannot listen on {addr}: is the port taken, or reserved for root?")
+    })?;
     let routes = Arc::new(DiscoveryRouteStore::new(Arc::clone(&member.backend)));
-    let router = Router::builder(routes, Arc::new(member.registry)).with_tcp_routes(member.addr).build()?;
+    let router = Router::builder(routes, Arc::new(member.registry))
+        .with_tcp_routes(member.addr)
+        .build()?;
     tracing::info!(%addr, "routing");
     router
         .run(vec![listener], async {

@@ -32,7 +32,14 @@ pub async fn main() -> Result<()> {
 /// # Errors
 ///
 /// None at present: what fails is tried again.
-pub async fn run(cluster: Arc<DiscoveryCluster>, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-    Driver::on_tokio(cluster).with_scheduler(ServiceScheduler::new()).with_scheduler(BatchScheduler::new()).run(shutdown).await;
+pub async fn run(
+    cluster: Arc<DiscoveryCluster>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<()> {
+    Driver::on_tokio(cluster)
+        .with_scheduler(ServiceScheduler::new())
+        .with_scheduler(BatchScheduler::new())
+        .run(shutdown)
+        .await;
     Ok(())
 }

@@ -26,7 +26,12 @@ pub(super) struct Store {
 const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Store {
-    pub(super) async fn open(settings: &Settings, data_dir: &Path, listener: TcpListener, token: &Secret) -> Result<Self> {
+    pub(super) async fn open(
+        settings: &Settings,
+        data_dir: &Path,
+        listener: TcpListener,
+        token: &Secret,
+    ) -> Result<Self> {
         let dir = data_dir.join("store");
         let member = MemberId::from_name(settings.id.as_str());
         if !settings.is_voter() && !dir.exists() {
@@ -36,13 +41,22 @@ impl Store {
         let founders = settings
             .voters
             .iter()
-            .map(|(id, addr)| Peer::new(MemberId::from_name(id.as_str()), settings::at(*addr, settings.raft_port)))
+            .map(|(id, addr)| {
+                Peer::new(
+                    MemberId::from_name(id.as_str()),
+                    settings::at(*addr, settings.raft_port),
+                )
+            })
             .collect();
         let config = RaftConfig::new(me, &settings.cell, founders);
         let transport = TcpTransport::new(listener, token.clone());
         let raft = RaftBackend::start(config, RocksLog::new(dir), transport).await?;
         let raft = Arc::new(raft);
-        let info = Arc::new(Info { raft: Arc::clone(&raft), discovery_port: settings.discovery_port, raft_port: settings.raft_port });
+        let info = Arc::new(Info {
+            raft: Arc::clone(&raft),
+            discovery_port: settings.discovery_port,
+            raft_port: settings.raft_port,
+        });
         Ok(Self { raft, info })
     }
 
@@ -67,7 +81,9 @@ impl Store {
                     return Ok(());
                 }
                 Err(error @ Error::Unavailable { .. }) => {
-                    tracing::warn!("no leader of the store yet ({error}): are a majority of the voters running?");
+                    tracing::warn!(
+                        "no leader of the store yet ({error}): are a majority of the voters running?"
+                    );
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -92,7 +108,9 @@ impl Store {
 
 /// Asks the founders to make this host a learner.
 async fn ask_to_join(settings: &Settings, token: &Secret) -> Result<()> {
-    let client = Client::new(settings.discovery_urls())?.with_key(token.clone()).with_noun("cell's store");
+    let client = Client::new(settings.discovery_urls())?
+        .with_key(token.clone())
+        .with_noun("cell's store");
     let peer = format!("{}={}", settings.id, settings.addr);
     client
         .put::<Value>(&format!("/raft/peers/{}", segment(&peer)), &Value::Null)
@@ -122,11 +140,20 @@ impl RaftInfo for Info {
     fn leader(&self) -> Option<String> {
         let status = self.raft.status();
         let leader = status.leader?;
-        status.members.iter().find(|member| member.id == leader).map(|member| self.api_of(&member.addr))
+        status
+            .members
+            .iter()
+            .find(|member| member.id == leader)
+            .map(|member| self.api_of(&member.addr))
     }
 
     fn peers(&self) -> Vec<String> {
-        self.raft.status().members.iter().map(|member| self.api_of(&member.addr)).collect()
+        self.raft
+            .status()
+            .members
+            .iter()
+            .map(|member| self.api_of(&member.addr))
+            .collect()
     }
 
     fn index(&self) -> u64 {
@@ -135,17 +162,33 @@ impl RaftInfo for Info {
 
     /// `peer` is `ID=ADDRESS` of a host.
     async fn add_peer(&self, peer: &str) -> flynn_discovery::Result<u64> {
-        let invalid = |why: &str| Error::Invalid { what: format!("host {peer:?}"), why: why.to_owned() };
-        let (id, addr) = peer.split_once('=').ok_or_else(|| invalid("a host is told as ID=ADDRESS"))?;
-        let addr: IpAddr = addr.parse().map_err(|_| invalid("its address is not an IP address"))?;
+        let invalid = |why: &str| Error::Invalid {
+            what: format!("host {peer:?}"),
+            why: why.to_owned(),
+        };
+        let (id, addr) = peer
+            .split_once('=')
+            .ok_or_else(|| invalid("a host is told as ID=ADDRESS"))?;
+        let addr: IpAddr = addr
+            .parse()
+            .map_err(|_| invalid("its address is not an IP address"))?;
         let new = Peer::new(MemberId::from_name(id), settings::at(addr, self.raft_port));
-        if let Some(known) = self.raft.status().members.iter().find(|member| member.id == new.id) {
+        if let Some(known) = self
+            .raft
+            .status()
+            .members
+            .iter()
+            .find(|member| member.id == new.id)
+        {
             if known.addr == new.addr {
                 return Ok(self.index());
             }
             return Err(Error::Invalid {
                 what: format!("host id {id}"),
-                why: format!("it is taken by the host at {}: give the new host another id", known.addr.rsplit_once(':').map_or("", |(host, _)| host)),
+                why: format!(
+                    "it is taken by the host at {}: give the new host another id",
+                    known.addr.rsplit_once(':').map_or("", |(host, _)| host)
+                ),
             });
         }
         self.raft.add_learner(new).await?;

@@ -15,7 +15,10 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { rows: Vec::new(), json: Map::new() }
+        Self {
+            rows: Vec::new(),
+            json: Map::new(),
+        }
     }
 
     pub(super) fn seconds(&mut self, key: &str, what: &str, seconds: f64) {
@@ -47,10 +50,14 @@ impl Table {
         let mut by_program = Map::new();
         for (program, bytes) in bytes {
             let mib = mib(*bytes);
-            self.row(&format!("idle memory of {program}"), format!("{:.1} MiB ({:.1} a host)", mib, mib / hosts as f64));
+            self.row(
+                &format!("idle memory of {program}"),
+                format!("{:.1} MiB ({:.1} a host)", mib, mib / hosts as f64),
+            );
             by_program.insert(program.clone(), rounded(mib));
         }
-        self.json.insert("idle_rss_mib".to_owned(), Value::Object(by_program));
+        self.json
+            .insert("idle_rss_mib".to_owned(), Value::Object(by_program));
     }
 
     #[expect(clippy::print_stdout, reason = "the table is what the demo is run for")]
@@ -79,7 +86,10 @@ impl Table {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 bytes")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "memory sizes are far below 2^52 bytes"
+)]
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

@@ -67,7 +67,13 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
         for n in 0..options.clients {
-            let client = Client { address: n % options.addrs.len(), options: options.clone(), connection: None, report: Report::default(), times: Vec::new() };
+            let client = Client {
+                address: n % options.addrs.len(),
+                options: options.clone(),
+                connection: None,
+                report: Report::default(),
+                times: Vec::new(),
+            };
             clients.spawn(client.run(Arc::clone(&stop)));
         }
         Self { stop, clients }
@@ -94,7 +100,12 @@ impl Load {
             }
         }
         times.sort_unstable();
-        let at = |part: usize| times.get((times.len().saturating_sub(1)) * part / 100).copied().unwrap_or_default();
+        let at = |part: usize| {
+            times
+                .get((times.len().saturating_sub(1)) * part / 100)
+                .copied()
+                .unwrap_or_default()
+        };
         sum.slowest = at(100);
         sum.median = at(50);
         sum.p99 = at(99);
@@ -108,8 +119,20 @@ impl Load {
 ///
 /// When no address answers.
 pub async fn get(addrs: &[String], host: &str, path: &str) -> Result<(u16, Bytes)> {
-    let options = LoadOptions { addrs: addrs.to_vec(), host: host.to_owned(), path: path.to_owned(), clients: 1, pause: Duration::ZERO };
-    let mut client = Client { address: 0, options, connection: None, report: Report::default(), times: Vec::new() };
+    let options = LoadOptions {
+        addrs: addrs.to_vec(),
+        host: host.to_owned(),
+        path: path.to_owned(),
+        clients: 1,
+        pause: Duration::ZERO,
+    };
+    let mut client = Client {
+        address: 0,
+        options,
+        connection: None,
+        report: Report::default(),
+        times: Vec::new(),
+    };
     client.request().await
 }
 
@@ -132,7 +155,10 @@ impl Client {
             let started = Instant::now();
             let failure = match timeout(REQUEST_LIMIT, self.request()).await {
                 Ok(Ok((200, _))) => None,
-                Ok(Ok((status, body))) => Some(format!("status {status}: {}", String::from_utf8_lossy(&body).trim())),
+                Ok(Ok((status, body))) => Some(format!(
+                    "status {status}: {}",
+                    String::from_utf8_lossy(&body).trim()
+                )),
                 Ok(Err(error)) => Some(format!("{error:#}")),
                 Err(_) => Some(format!("no answer within {REQUEST_LIMIT:?}")),
             };
@@ -171,17 +197,29 @@ impl Client {
     }
 
     async fn attempt(&mut self) -> Result<Response<Incoming>> {
-        if self.connection.as_ref().is_none_or(http1::SendRequest::is_closed) {
-            let stream = timeout(CONNECT_LIMIT, TcpStream::connect(&self.options.addrs[self.address])).await??;
+        if self
+            .connection
+            .as_ref()
+            .is_none_or(http1::SendRequest::is_closed)
+        {
+            let stream = timeout(
+                CONNECT_LIMIT,
+                TcpStream::connect(&self.options.addrs[self.address]),
+            )
+            .await??;
             stream.set_nodelay(true)?;
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             // Ends with the connection, whose other end `sender` is.
             tokio::spawn(connection);
             self.connection = Some(sender);
         }
-        let Some(sender) = &mut self.connection else { bail!("not connected") };
+        let Some(sender) = &mut self.connection else {
+            bail!("not connected")
+        };
         sender.ready().await?;
-        let request = Request::get(&self.options.path).header("Host", &self.options.host).body(Empty::new())?;
+        let request = Request::get(&self.options.path)
+            .header("Host", &self.options.host)
+            .body(Empty::new())?;
         Ok(sender.send_request(request).await?)
     }
 }

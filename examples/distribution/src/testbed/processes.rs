@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep};
 pub fn processes_of(data_dirs: &[PathBuf]) -> Vec<i32> {
     let needles: Vec<Vec<u8>> = data_dirs.iter().map(|dir| needle(dir)).collect();
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
@@ -60,10 +62,23 @@ pub(super) fn kill_all_now(data_dirs: &[PathBuf]) -> usize {
 pub fn rss_by_program(data_dirs: &[PathBuf]) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for pid in processes_of(data_dirs) {
-        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let Some(kib) = field("VmRSS:").and_then(|rss| rss.split_whitespace().next()?.parse::<u64>().ok()) else { continue };
-        let program = program(pid).or_else(|| field("Name:").map(str::to_owned)).unwrap_or_default();
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+            continue;
+        };
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
+        };
+        let Some(kib) =
+            field("VmRSS:").and_then(|rss| rss.split_whitespace().next()?.parse::<u64>().ok())
+        else {
+            continue;
+        };
+        let program = program(pid)
+            .or_else(|| field("Name:").map(str::to_owned))
+            .unwrap_or_default();
         *sums.entry(program).or_insert(0) += kib * 1024;
     }
     sums
@@ -92,8 +107,12 @@ fn needle(dir: &Path) -> Vec<u8> {
 
 fn belongs(pid: i32, needles: &[Vec<u8>]) -> bool {
     ["cmdline", "environ"].iter().any(|file| {
-        let Ok(content) = fs::read(format!("/proc/{pid}/{file}")) else { return false };
-        needles.iter().any(|needle| names_directory(&content, needle))
+        let Ok(content) = fs::read(format!("/proc/{pid}/{file}")) else {
+            return false;
+        };
+        needles
+            .iter()
+            .any(|needle| names_directory(&content, needle))
     })
 }
 
@@ -102,7 +121,13 @@ fn names_directory(content: &[u8], needle: &[u8]) -> bool {
     content
         .windows(needle.len())
         .enumerate()
-        .any(|(at, window)| window == needle && matches!(content.get(at + needle.len()), None | Some(b'/' | 0 | b':' | b'\n' | b' ')))
+        .any(|(at, window)| {
+            window == needle
+                && matches!(
+                    content.get(at + needle.len()),
+                    None | Some(b'/' | 0 | b':' | b'\n' | b' ')
+                )
+        })
 }
 
 #[cfg(test)]

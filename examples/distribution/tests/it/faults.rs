@@ -11,11 +11,26 @@ use crate::{
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    ("faults::a_host_with_the_wrong_token_is_refused", a_host_with_the_wrong_token_is_refused),
-    ("faults::a_second_host_with_a_known_id_is_refused", a_second_host_with_a_known_id_is_refused),
-    ("faults::a_truncated_raft_log_is_told_and_the_member_rejoins", a_truncated_raft_log_is_told_and_the_member_rejoins),
-    ("faults::a_full_disk_is_told_and_nothing_acknowledged_is_lost", a_full_disk_is_told_and_nothing_acknowledged_is_lost),
-    ("faults::oversized_headers_and_smuggled_requests_are_refused_at_the_edge", oversized_headers_and_smuggled_requests_are_refused_at_the_edge),
+    (
+        "faults::a_host_with_the_wrong_token_is_refused",
+        a_host_with_the_wrong_token_is_refused,
+    ),
+    (
+        "faults::a_second_host_with_a_known_id_is_refused",
+        a_second_host_with_a_known_id_is_refused,
+    ),
+    (
+        "faults::a_truncated_raft_log_is_told_and_the_member_rejoins",
+        a_truncated_raft_log_is_told_and_the_member_rejoins,
+    ),
+    (
+        "faults::a_full_disk_is_told_and_nothing_acknowledged_is_lost",
+        a_full_disk_is_told_and_nothing_acknowledged_is_lost,
+    ),
+    (
+        "faults::oversized_headers_and_smuggled_requests_are_refused_at_the_edge",
+        oversized_headers_and_smuggled_requests_are_refused_at_the_edge,
+    ),
 ];
 
 fn a_host_with_the_wrong_token_is_refused(_: &Shared) -> Result<()> {
@@ -24,11 +39,17 @@ fn a_host_with_the_wrong_token_is_refused(_: &Shared) -> Result<()> {
     let stranger = &cluster.bed.hosts()[2];
     fs::write(settings::token_path(&stranger.data_dir), "not the token\n")?;
     cluster.bed.start_host(2)?;
-    cluster.eventually("the stranger to say why it is kept out", || says(&cluster.daemon_log(2), &["token"]))?;
+    cluster.eventually("the stranger to say why it is kept out", || {
+        says(&cluster.daemon_log(2), &["token"])
+    })?;
     let hosts = cluster.host_json(0, &["list"])?;
     let stranger = cluster.bed.hosts()[2].id.to_string();
     ensure!(
-        !hosts.as_array().context("a list")?.iter().any(|host| host["id"] == stranger.as_str() && host["state"] == "up"),
+        !hosts
+            .as_array()
+            .context("a list")?
+            .iter()
+            .any(|host| host["id"] == stranger.as_str() && host["state"] == "up"),
         "{hosts}"
     );
     Ok(())
@@ -46,18 +67,37 @@ fn a_second_host_with_a_known_id_is_refused(_: &Shared) -> Result<()> {
     let token = settings::token_path(&first.data_dir);
     let voters = format!("other={}", first.addr);
     let octets = first.addr.to_string();
-    let twin_addr = format!("{}.77", octets.rsplit_once('.').context("an IPv4 address")?.0);
+    let twin_addr = format!(
+        "{}.77",
+        octets.rsplit_once('.').context("an IPv4 address")?.0
+    );
     let output = cluster
         .command("flynn-host")
-        .args(["init", "--id", first.id.as_str(), "--addr", &twin_addr, "--voters", &voters, "--data-dir"])
+        .args([
+            "init",
+            "--id",
+            first.id.as_str(),
+            "--addr",
+            &twin_addr,
+            "--voters",
+            &voters,
+            "--data-dir",
+        ])
         .arg(&data_dir)
         .arg("--token-file")
         .arg(token)
         .output()?;
     checked(output, "flynn-host init")?;
-    let output = cluster.command("flynn-host").args(["daemon", "--data-dir"]).arg(&data_dir).output()?;
+    let output = cluster
+        .command("flynn-host")
+        .args(["daemon", "--data-dir"])
+        .arg(&data_dir)
+        .output()?;
     ensure!(output.status.code() == Some(1), "{output:?}");
-    says(&String::from_utf8_lossy(&output.stderr), &["is taken", first.id.as_str()])
+    says(
+        &String::from_utf8_lossy(&output.stderr),
+        &["is taken", first.id.as_str()],
+    )
 }
 
 fn a_truncated_raft_log_is_told_and_the_member_rejoins(_: &Shared) -> Result<()> {
@@ -77,12 +117,21 @@ fn a_truncated_raft_log_is_told_and_the_member_rejoins(_: &Shared) -> Result<()>
     cluster.bed.start_host(2)?;
     cluster.eventually("the daemon to end", || {
         let status = cluster.bed.daemon_exit(2)?;
-        ensure!(status.is_some_and(|status| status.code() == Some(1)), "{status:?}");
+        ensure!(
+            status.is_some_and(|status| status.code() == Some(1)),
+            "{status:?}"
+        );
         Ok(())
     })?;
     says(&cluster.daemon_log(2), &["damaged", "remove"])?;
     // The two others still have everything.
-    ensure!(cluster.flynn_json(&["apps"])?.as_array().is_some_and(|apps| apps.len() == 4), "apps are missing");
+    ensure!(
+        cluster
+            .flynn_json(&["apps"])?
+            .as_array()
+            .is_some_and(|apps| apps.len() == 4),
+        "apps are missing"
+    );
     Ok(())
 }
 
@@ -95,7 +144,10 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost(_: &Shared) -> Result<()
     }
     let cluster = Cluster::boot(1)?;
     let content = web_app("one");
-    let files: Vec<_> = content.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let files: Vec<_> = content
+        .iter()
+        .map(|(name, text)| (*name, text.as_str()))
+        .collect();
     let repository = cluster.repository("kept", &files)?;
     cluster.push(&repository)?;
     // The disk "fills" for new jobs: the directory they are made in is on a file system without room.
@@ -116,7 +168,10 @@ struct Mounted(std::path::PathBuf);
 
 impl Mounted {
     fn full(over: &std::path::Path) -> Result<Self> {
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,nr_inodes=8", "tmpfs"]).arg(over).output()?;
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k,nr_inodes=8", "tmpfs"])
+            .arg(over)
+            .output()?;
         checked(output, "mount")?;
         let mounted = Self(over.to_owned());
         // Every block and every inode.
@@ -135,7 +190,10 @@ impl Drop for Mounted {
 }
 
 fn nix_is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout == b"0\n")
 }
 
 fn oversized_headers_and_smuggled_requests_are_refused_at_the_edge(shared: &Shared) -> Result<()> {
@@ -152,11 +210,18 @@ fn oversized_headers_and_smuggled_requests_are_refused_at_the_edge(shared: &Shar
         let _ = stream.read_to_end(&mut answer);
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let huge = format!("GET /ping HTTP/1.1\r\nHost: {host}\r\nX-Huge: {}\r\n\r\n", "x".repeat(1 << 20));
+    let huge = format!(
+        "GET /ping HTTP/1.1\r\nHost: {host}\r\nX-Huge: {}\r\n\r\n",
+        "x".repeat(1 << 20)
+    );
     says(&ask(&huge)?, &["HTTP/1.1 431"])?;
-    let both = format!("POST /ping HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    let both = format!(
+        "POST /ping HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    );
     says(&ask(&both)?, &["HTTP/1.1 400"])?;
-    let chunk = format!("POST /ping HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\nhello\r\n0\r\n\r\n");
+    let chunk = format!(
+        "POST /ping HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\nhello\r\n0\r\n\r\n"
+    );
     let answer = ask(&chunk)?;
     ensure!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     Ok(())

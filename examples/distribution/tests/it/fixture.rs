@@ -21,7 +21,10 @@ pub(crate) struct Shared(Mutex<Option<Cluster>>);
 impl Shared {
     /// The cluster, booted when it is first asked for.
     pub(crate) fn cluster(&self) -> Result<SharedCluster<'_>> {
-        let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut guard = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if guard.is_none() {
             *guard = Some(Cluster::boot(3)?);
         }
@@ -30,7 +33,10 @@ impl Shared {
 
     /// Stops it.
     pub(crate) fn stop(&self) {
-        let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut guard = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(mut cluster) = guard.take() {
             let _ = cluster.stop();
         }
@@ -42,7 +48,9 @@ pub(crate) struct SharedCluster<'a>(MutexGuard<'a, Option<Cluster>>);
 impl std::ops::Deref for SharedCluster<'_> {
     type Target = Cluster;
     fn deref(&self) -> &Cluster {
-        self.0.as_ref().expect("it was booted when the guard was made")
+        self.0
+            .as_ref()
+            .expect("it was booted when the guard was made")
     }
 }
 
@@ -65,7 +73,10 @@ impl Cluster {
         let [a, b] = rand::random::<[u8; 2]>();
         let mut bed = Testbed::open(TestbedOptions {
             dir: dir.path().join("cluster"),
-            bin_dir: Path::new(env!("CARGO_BIN_EXE_flynn-host")).parent().context("it lies in a directory")?.to_owned(),
+            bin_dir: Path::new(env!("CARGO_BIN_EXE_flynn-host"))
+                .parent()
+                .context("it lies in a directory")?
+                .to_owned(),
             network: [127, a.max(1), b],
             hosts: count,
             http_port: 8080,
@@ -76,24 +87,45 @@ impl Cluster {
         let runtime = Runtime::new()?;
         let key = dir.path().join("id_ed25519");
         make_key(&key)?;
-        Ok(Self { bed, runtime, key, dir })
+        Ok(Self {
+            bed,
+            runtime,
+            key,
+            dir,
+        })
     }
 
     /// Hosts with the platform, and a user's key.
     pub(crate) fn boot(count: u8) -> Result<Self> {
         let cluster = Self::hosts(count)?;
         cluster.bootstrap(&[])?;
-        cluster.flynn(&["key", "add", &cluster.key.with_extension("pub").display().to_string()])?;
+        cluster.flynn(&[
+            "key",
+            "add",
+            &cluster.key.with_extension("pub").display().to_string(),
+        ])?;
         Ok(cluster)
     }
 
     pub(crate) fn bootstrap(&self, more: &[&str]) -> Result<Output> {
-        let buildpacks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../flynn-receive/buildpacks").canonicalize()?;
+        let buildpacks = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../flynn-receive/buildpacks")
+            .canonicalize()?;
         let hosts = self.bed.hosts().len();
         let min = if hosts >= 3 { "3" } else { "1" };
         let output = self
             .command("flynn-host")
-            .args(["bootstrap", "--min-hosts", min, "--domain", self.bed.domain(), "--http-port", "8080", "--ssh-port", "2222"])
+            .args([
+                "bootstrap",
+                "--min-hosts",
+                min,
+                "--domain",
+                self.bed.domain(),
+                "--http-port",
+                "8080",
+                "--ssh-port",
+                "2222",
+            ])
             .arg("--data-dir")
             .arg(&self.bed.hosts()[0].data_dir)
             .arg("--buildpacks")
@@ -119,7 +151,10 @@ impl Cluster {
 
     /// Runs `flynn`, which must succeed.
     pub(crate) fn flynn(&self, args: &[&str]) -> Result<String> {
-        let output = checked(self.flynn_output(args)?, &format!("flynn {}", args.join(" ")))?;
+        let output = checked(
+            self.flynn_output(args)?,
+            &format!("flynn {}", args.join(" ")),
+        )?;
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -129,12 +164,22 @@ impl Cluster {
     }
 
     pub(crate) fn flynn_json(&self, args: &[&str]) -> Result<Value> {
-        Ok(serde_json::from_str(&self.flynn(&[args, &["--json"]].concat())?)?)
+        Ok(serde_json::from_str(
+            &self.flynn(&[args, &["--json"]].concat())?,
+        )?)
     }
 
     pub(crate) fn host_json(&self, host: usize, args: &[&str]) -> Result<Value> {
-        let output = self.command("flynn-host").args(args).arg("--json").arg("--data-dir").arg(&self.bed.hosts()[host].data_dir).output()?;
-        Ok(serde_json::from_slice(&checked(output, "flynn-host")?.stdout)?)
+        let output = self
+            .command("flynn-host")
+            .args(args)
+            .arg("--json")
+            .arg("--data-dir")
+            .arg(&self.bed.hosts()[host].data_dir)
+            .output()?;
+        Ok(serde_json::from_slice(
+            &checked(output, "flynn-host")?.stdout,
+        )?)
     }
 
     /// A repository with these files, committed, and an app with a git remote.
@@ -143,7 +188,13 @@ impl Cluster {
         fs::create_dir_all(&repository)?;
         self.git(&repository, &["init", "-q", "-b", "main"])?;
         self.commit(&repository, files)?;
-        checked(self.command("flynn").args(["create", app]).current_dir(&repository).output()?, "flynn create")?;
+        checked(
+            self.command("flynn")
+                .args(["create", app])
+                .current_dir(&repository)
+                .output()?,
+            "flynn create",
+        )?;
         Ok(repository)
     }
 
@@ -158,16 +209,35 @@ impl Cluster {
             }
         }
         self.git(repository, &["add", "-A"])?;
-        self.git(repository, &["-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "-qm", "change"])?;
+        self.git(
+            repository,
+            &[
+                "-c",
+                "user.name=Test",
+                "-c",
+                "user.email=test@example.com",
+                "commit",
+                "-qm",
+                "change",
+            ],
+        )?;
         Ok(())
     }
 
     pub(crate) fn git(&self, repository: &Path, args: &[&str]) -> Result<String> {
-        let output = checked(self.git_output(repository, args, &self.key)?, &format!("git {}", args.join(" ")))?;
+        let output = checked(
+            self.git_output(repository, args, &self.key)?,
+            &format!("git {}", args.join(" ")),
+        )?;
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    pub(crate) fn git_output(&self, repository: &Path, args: &[&str], key: &Path) -> Result<Output> {
+    pub(crate) fn git_output(
+        &self,
+        repository: &Path,
+        args: &[&str],
+        key: &Path,
+    ) -> Result<Output> {
         let ssh = format!(
             "ssh -i '{}' -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes",
             key.display()
@@ -197,13 +267,25 @@ impl Cluster {
     /// What an app answers through the routers.
     pub(crate) fn get(&self, app: &str, path: &str) -> Result<(u16, String)> {
         let host = format!("{app}.{}", self.bed.domain());
-        let (status, body) = self.runtime.block_on(flynn_distribution::testbed::load::get(&self.bed.router_addrs(), &host, path))?;
+        let (status, body) = self
+            .runtime
+            .block_on(flynn_distribution::testbed::load::get(
+                &self.bed.router_addrs(),
+                &host,
+                path,
+            ))?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Probes again and again until it succeeds.
-    pub(crate) fn eventually<T>(&self, what: &str, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
-        self.runtime.block_on(eventually(what, PATIENCE, || std::future::ready(tokio::task::block_in_place(&mut probe))))
+    pub(crate) fn eventually<T>(
+        &self,
+        what: &str,
+        mut probe: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        self.runtime.block_on(eventually(what, PATIENCE, || {
+            std::future::ready(tokio::task::block_in_place(&mut probe))
+        }))
     }
 
     /// The log of a host's daemon.
@@ -227,7 +309,10 @@ impl Drop for Cluster {
 }
 
 pub(crate) fn make_key(path: &Path) -> Result<()> {
-    let output = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).output()?;
+    let output = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+        .arg(path)
+        .output()?;
     checked(output, "ssh-keygen").map(drop)
 }
 

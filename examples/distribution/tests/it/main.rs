@@ -25,11 +25,20 @@ fn main() -> ExitCode {
     // They share a cluster and two cores.
     arguments.test_threads = Some(1);
     let shared: &'static Shared = Box::leak(Box::default());
-    let scenarios = [alone::SCENARIOS, push::SCENARIOS, users::SCENARIOS, faults::SCENARIOS, recovery::SCENARIOS].concat();
+    let scenarios = [
+        alone::SCENARIOS,
+        push::SCENARIOS,
+        users::SCENARIOS,
+        faults::SCENARIOS,
+        recovery::SCENARIOS,
+    ]
+    .concat();
     let trials = scenarios
         .into_iter()
         .map(|(name, scenario): Scenario| {
-            Trial::test(name, move || scenario(shared).map_err(|error| Failed::from(format!("{error:#}"))))
+            Trial::test(name, move || {
+                scenario(shared).map_err(|error| Failed::from(format!("{error:#}")))
+            })
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

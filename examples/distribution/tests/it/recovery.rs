@@ -12,18 +12,33 @@ use crate::{
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    ("recovery::a_dead_host_goes_unnoticed_and_a_power_cut_is_survived", a_dead_host_goes_unnoticed_and_a_power_cut_is_survived),
-    ("recovery::jobs_outlive_their_daemon_and_are_found_again", jobs_outlive_their_daemon_and_are_found_again),
+    (
+        "recovery::a_dead_host_goes_unnoticed_and_a_power_cut_is_survived",
+        a_dead_host_goes_unnoticed_and_a_power_cut_is_survived,
+    ),
+    (
+        "recovery::jobs_outlive_their_daemon_and_are_found_again",
+        jobs_outlive_their_daemon_and_are_found_again,
+    ),
 ];
 
 fn up(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
     let jobs = cluster.host_json(host, &["ps"])?;
-    Ok(jobs.as_array().context("jobs are a list")?.iter().filter(|job| job["state"] == "up").cloned().collect())
+    Ok(jobs
+        .as_array()
+        .context("jobs are a list")?
+        .iter()
+        .filter(|job| job["state"] == "up")
+        .cloned()
+        .collect())
 }
 
 fn deploy(cluster: &Cluster, app: &str, copies: u32) -> Result<()> {
     let content = web_app("one");
-    let files: Vec<_> = content.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let files: Vec<_> = content
+        .iter()
+        .map(|(name, text)| (*name, text.as_str()))
+        .collect();
     let repository = cluster.repository(app, &files)?;
     cluster.push(&repository)?;
     cluster.flynn(&["-a", app, "scale", &format!("web={copies}")])?;
@@ -50,7 +65,10 @@ fn a_dead_host_goes_unnoticed_and_a_power_cut_is_survived(_: &Shared) -> Result<
     cluster.runtime.block_on(cluster.bed.cut_power(&[dead]))?;
     cluster.eventually("three copies on the hosts that are left", || {
         let jobs = up(&cluster, 0)?;
-        let copies = jobs.iter().filter(|job| job["app"] == "steady" && job["host"] != id.as_str()).count();
+        let copies = jobs
+            .iter()
+            .filter(|job| job["app"] == "steady" && job["host"] != id.as_str())
+            .count();
         ensure!(copies == 3, "{copies} copies");
         Ok(())
     })?;
@@ -61,20 +79,33 @@ fn a_dead_host_goes_unnoticed_and_a_power_cut_is_survived(_: &Shared) -> Result<
     cluster.bed.start_host(dead)?;
     cluster.eventually("the host to be back", || {
         let hosts = cluster.host_json(0, &["list"])?;
-        let alive = hosts.as_array().context("a list")?.iter().filter(|host| host["state"] == "up").count();
+        let alive = hosts
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter(|host| host["state"] == "up")
+            .count();
         ensure!(alive == 3, "{alive} hosts are up");
         Ok(())
     })?;
-    cluster.runtime.block_on(cluster.bed.cut_power(&[0, 1, 2]))?;
+    cluster
+        .runtime
+        .block_on(cluster.bed.cut_power(&[0, 1, 2]))?;
     cluster.bed.start_all()?;
     cluster.eventually("the app to answer after the power cut", || {
         let (status, body) = cluster.get("steady", "/")?;
         ensure!(status == 200 && body.starts_with("one "), "{status} {body}");
         let jobs = up(&cluster, 0)?;
-        ensure!(jobs.iter().filter(|job| job["app"] == "steady").count() == 3, "{jobs:?}");
+        ensure!(
+            jobs.iter().filter(|job| job["app"] == "steady").count() == 3,
+            "{jobs:?}"
+        );
         Ok(())
     })?;
-    ensure!(cluster.flynn_json(&["-a", "steady", "release"])? == releases, "the releases are others");
+    ensure!(
+        cluster.flynn_json(&["-a", "steady", "release"])? == releases,
+        "the releases are others"
+    );
     Ok(())
 }
 
@@ -89,10 +120,17 @@ fn jobs_outlive_their_daemon_and_are_found_again(_: &Shared) -> Result<()> {
     cluster.bed.start_host(0)?;
     cluster.eventually("the daemon to know its jobs again", || {
         let jobs = up(&cluster, 0)?;
-        ensure!(jobs.iter().any(|job| job["app"] == "survivor" && job["restarts"] == 0), "{jobs:?}");
+        ensure!(
+            jobs.iter()
+                .any(|job| job["app"] == "survivor" && job["restarts"] == 0),
+            "{jobs:?}"
+        );
         Ok(())
     })?;
     let (_, after) = cluster.get("survivor", "/")?;
-    ensure!(after == before, "another job answers: {after}, not {before}");
+    ensure!(
+        after == before,
+        "another job answers: {after}, not {before}"
+    );
     Ok(())
 }

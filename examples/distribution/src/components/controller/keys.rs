@@ -39,7 +39,12 @@ impl BackendKeys {
 
 #[async_trait]
 impl Authorizer for BackendKeys {
-    async fn is_allowed(&self, key: &str, action: Action, resource: &Resource<'_>) -> flynn_controller::Result<bool> {
+    async fn is_allowed(
+        &self,
+        key: &str,
+        action: Action,
+        resource: &Resource<'_>,
+    ) -> flynn_controller::Result<bool> {
         let mut receiver = self.0.clone();
         // Before the first look at the store nobody can be judged.
         let keys = match receiver.wait_for(Option::is_some).await {
@@ -82,7 +87,9 @@ async fn follow(backend: &dyn Backend, sender: &watch::Sender<Option<StaticKeys>
 }
 
 fn keys_in(entries: &[Entry]) -> StaticKeys {
-    let digests = entries.iter().map(|entry| String::from_utf8_lossy(&entry.value));
+    let digests = entries
+        .iter()
+        .map(|entry| String::from_utf8_lossy(&entry.value));
     StaticKeys::from_digests(digests).unwrap_or_else(|error| {
         tracing::error!(%error, "a key's digest in the store is damaged: nobody is let in until it is removed from {PREFIX}");
         StaticKeys::default()

@@ -40,8 +40,8 @@ pub struct SimCluster {
 #[derive(Debug)]
 struct Sim {
     state: Arc<ClusterState>,
-    /// Earlier states, the newest last, for schedulers that look at old news.
-    past: VecDeque<Arc<ClusterState>>,
+    /// Earlier states and when they were replaced, the newest last, for schedulers that look at old news.
+    past: VecDeque<(u64, Arc<ClusterState>)>,
     now_ms: u64,
     rng: ChaCha8Rng,
     ids: Vec<SeededIds>,
@@ -119,7 +119,7 @@ impl SimCluster {
         self
     }
 
-    /// Shows schedulers snapshots that are up to this many changes old.
+    /// Shows schedulers snapshots that are up to this many changes and up to half a second old.
     #[must_use]
     pub fn with_staleness(self, changes: usize) -> Self {
         self.sim.lock().staleness = changes;
@@ -328,24 +328,27 @@ impl Sim {
             self.ids
                 .push(SeededIds::new(self.seed.wrapping_add(salt << 32)));
         }
+        let news_ms = self.now_ms.saturating_sub(millis(OLD_NEWS));
+        let recent = self.past.iter().rev();
+        let recent = recent.take_while(|(until_ms, _)| *until_ms >= news_ms);
         // News arrives in the end.
-        let staleness = if round < OLD_NEWS_ROUNDS {
-            self.staleness.min(self.past.len())
+        let old = if round < OLD_NEWS_ROUNDS {
+            recent.count().min(self.staleness)
         } else {
             0
         };
-        let age = self.rng.random_range(0..=staleness);
+        let age = self.rng.random_range(0..=old);
         let state = match age.checked_sub(1) {
             None => &self.state,
-            Some(back) => &self.past[self.past.len() - 1 - back],
+            Some(back) => &self.past[self.past.len() - 1 - back].1,
         };
         (self.ids[n].clone(), Arc::clone(state), self.now_ms)
     }
 
     fn replace(&mut self, next: ClusterState) {
         if next.revision() > self.state.revision() {
-            self.past
-                .push_back(std::mem::replace(&mut self.state, Arc::new(next)));
+            let before = std::mem::replace(&mut self.state, Arc::new(next));
+            self.past.push_back((self.now_ms, before));
             while self.past.len() > self.staleness {
                 self.past.pop_front();
             }
@@ -453,6 +456,8 @@ fn summary(change: &Change) -> String {
     }
 }
 
+/// How long after a change schedulers may still see what was before.
+const OLD_NEWS: Duration = Duration::from_millis(500);
 /// For how many rounds at one moment schedulers may see old news.
 const OLD_NEWS_ROUNDS: usize = 4;
 const INTERFERED: &str = "the simulation refused it";

@@ -43,6 +43,8 @@ pub struct HostState {
     pub joined_ms: u64,
     /// The revision of that.
     pub joined: u64,
+    /// When it was lost the last time before it returned, in milliseconds since the Unix epoch.
+    pub returned_from_ms: Option<u64>,
     /// The sum of the requests of its jobs that are not final.
     pub promised: Resources,
     /// Its jobs.

@@ -24,20 +24,20 @@ pub(super) struct MassFailure {
 
 impl Suspension {
     /// The mass failure that is going on, if there is one: at least two hosts, and more than half of those that were
-    /// there, vanished within the window, less than the grace ago.
+    /// there, vanished within the window, less than the grace ago, and not all of them are back.
     pub(super) fn check(&self, state: &ClusterState, now_ms: u64) -> Option<MassFailure> {
         let last = state.hosts().filter_map(|host| host.lost_since_ms).max()?;
-        let first = last.saturating_sub(millis(self.window));
-        let alive = state
-            .hosts()
-            .filter(|host| host.lost_since_ms.is_none())
-            .count();
-        let vanished = state
-            .hosts()
-            .filter(|host| host.lost_since_ms.is_some_and(|since| since >= first))
-            .count();
+        let window = millis(self.window);
+        let together = last.saturating_sub(window)..=last.saturating_add(window);
+        let (mut vanished, mut of) = (0, 0);
+        for host in state.hosts() {
+            // Those that are back already count as well: the others may be just behind them.
+            let gone_ms = host.lost_since_ms.or(host.returned_from_ms);
+            let has_vanished = gone_ms.is_some_and(|ms| together.contains(&ms));
+            vanished += usize::from(has_vanished);
+            of += usize::from(has_vanished || host.lost_since_ms.is_none());
+        }
         let until_ms = last.saturating_add(millis(self.grace));
-        let of = alive + vanished;
         (vanished >= 2 && vanished * 2 > of && now_ms < until_ms).then_some(MassFailure {
             vanished,
             of,

@@ -25,7 +25,7 @@ impl ClusterState {
                     known.joined = if is_restarted { version } else { created };
                     known.joined_ms = now_ms;
                 }
-                known.lost_since_ms = None;
+                known.returned_from_ms = known.lost_since_ms.take().or(known.returned_from_ms);
                 known.version = known.version.max(version);
                 known.host = host;
             }
@@ -72,11 +72,13 @@ impl ClusterState {
             };
             match (now.lost_since_ms, before.lost_since_ms) {
                 (Some(_), Some(since)) => now.lost_since_ms = Some(since),
+                (None, Some(since)) => now.returned_from_ms = Some(since),
                 (None, None) if now.host.incarnation == before.host.incarnation => {
                     now.joined = before.joined;
                     now.joined_ms = before.joined_ms;
+                    now.returned_from_ms = before.returned_from_ms;
                 }
-                (Some(_), None) | (None, _) => {}
+                (Some(_) | None, None) => {}
             }
         }
     }
@@ -218,6 +220,7 @@ fn empty(host: Arc<Host>, version: u64, lost_since_ms: Option<u64>) -> HostState
         lost_since_ms,
         joined_ms: 0,
         joined: 0,
+        returned_from_ms: None,
         promised: Resources::default(),
         jobs: imbl::OrdSet::new(),
     }

@@ -86,3 +86,44 @@ mod discovery_apart {
 
     flynn_sched::cluster_conformance!(Apart);
 }
+
+/// As the jobs of a real cluster have it: the store is behind HTTP.
+mod discovery_over_http {
+    use std::{sync::Arc, time::Duration};
+
+    use async_trait::async_trait;
+    use flynn_discovery::{
+        Backend,
+        backend::{MemoryBackend, RemoteBackend},
+        http::{kv_router, serve},
+    };
+    use flynn_sched::{
+        DiscoveryCluster,
+        conformance::{Fixture, Harness},
+    };
+
+    #[derive(Debug)]
+    struct OverHttp;
+
+    #[async_trait]
+    impl Harness for OverHttp {
+        async fn fresh(&self) -> Fixture {
+            let app = kv_router(Arc::new(MemoryBackend::new()));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            // Ends with the test's runtime.
+            tokio::spawn(serve(listener, app, std::future::pending()));
+            let backend = RemoteBackend::connect(vec![url], None).await.unwrap();
+            let backend: Arc<dyn Backend> = Arc::new(backend);
+            let handle = || {
+                DiscoveryCluster::new(Arc::clone(&backend)).with_lease_ttl(Duration::from_secs(1))
+            };
+            Fixture {
+                cluster: Arc::new(handle()),
+                link: Arc::new(handle()),
+            }
+        }
+    }
+
+    flynn_sched::cluster_conformance!(OverHttp);
+}

@@ -241,6 +241,25 @@ fn when_most_hosts_do_not_return_their_jobs_are_replaced_after_the_longer_grace(
 }
 
 #[test]
+fn after_a_power_cut_everything_is_as_before() {
+    let cell = cell(1, &["a", "b", "c"]);
+    cell.put_group(service("g", 6));
+    run(&cell, SECOND);
+    for id in ["a", "b", "c"] {
+        cell.lose(&host_id(id));
+    }
+    run(&cell, 5 * SECOND);
+    for id in ["b", "a", "c"] {
+        cell.bring_back(&host_id(id));
+        run(&cell, 3 * SECOND);
+    }
+    run(&cell, MINUTE);
+    assert_eq!(up(&cell.state()), spread([("a", 2), ("b", 2), ("c", 2)]));
+    let counters = cell.counters();
+    assert_eq!((counters.started, counters.stopped), (6, 0));
+}
+
+#[test]
 fn a_host_that_does_not_return_is_forgotten_with_its_jobs() {
     let cell = cell(1, &["a", "b", "c"]);
     cell.put_group(service("g", 3));

@@ -21,9 +21,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-#[cfg(doc)]
-use crate::Error;
-use crate::Result;
+use crate::{Error, Result};
 
 #[cfg(feature = "http")]
 pub use self::remote::RemoteBackend;
@@ -152,20 +150,28 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 ///
 /// # Errors
 ///
-/// As [`Backend::list`].
+/// As [`Backend::list`]; [`Error::Protocol`] when the pages do not advance.
 pub async fn list_all(backend: &dyn Backend, prefix: &Prefix) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    let mut options = ListOptions::default();
+    let mut entries: Vec<Entry> = Vec::new();
     loop {
+        let after = entries.last().map(|entry| entry.key.clone());
+        let options = ListOptions {
+            after: after.clone(),
+            ..ListOptions::default()
+        };
         let page = backend.list(prefix, options).await?;
+        let goes_on = page
+            .entries
+            .first()
+            .is_some_and(|e| Some(&e.key) > after.as_ref());
+        if page.more && !goes_on {
+            let why = format!("a page of {prefix} did not begin after {after:?}");
+            return Err(Error::Protocol { why });
+        }
         entries.extend(page.entries);
         if !page.more {
             return Ok(entries);
         }
-        options = ListOptions {
-            after: entries.last().map(|e: &Entry| e.key.clone()),
-            ..ListOptions::default()
-        };
     }
 }
 

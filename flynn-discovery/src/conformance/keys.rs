@@ -314,6 +314,7 @@ pub async fn pages_add_up_to_the_list(backend: Arc<dyn Backend>) {
             let page = backend.list(&prefix("d/"), options).await.unwrap();
             assert!(page.entries.len() <= limit);
             listed.extend(page.entries.into_iter().map(|e| e.key.to_string()));
+            assert!(listed.is_sorted_by(|a, b| a < b), "twice: {listed:?}");
             if !page.more {
                 break;
             }

@@ -1,6 +1,8 @@
-//! skeleton
+#![doc = include_str!("../README.md")]
 
 pub mod auth;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod controller;
 pub mod deploy;
 mod error;
@@ -15,5 +17,7 @@ pub mod track;
 
 pub use controller::{Controller, Running};
 pub use error::{Error, Result};
+#[doc(inline)]
 pub use platform::Platform;
+#[doc(inline)]
 pub use store::{Catalog, DiscoveryStore, Store};

@@ -587,7 +587,7 @@ pub async fn a_key_is_added_once_and_removed_once(store: Arc<impl Store + ?Sized
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me";
     let key = store.add_key(Key::parse(line).unwrap()).await.unwrap();
     assert_eq!(store.add_key(key.clone()).await.unwrap(), key);
-    assert_eq!(store.keys().await.unwrap(), [key.clone()]);
+    assert_eq!(store.keys().await.unwrap(), std::slice::from_ref(&key));
     assert_eq!(store.key(&key.id).await.unwrap(), Some(key.clone()));
     store.delete_key(&key.id).await.unwrap();
     assert!(matches!(

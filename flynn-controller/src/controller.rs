@@ -171,8 +171,8 @@ async fn until_stopped(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Keeps the newest of what `open` says, and opens it again when it ends.
-async fn follow<T>(
-    open: impl Fn() -> BoxStream<'static, crate::Result<T>>,
+async fn follow<T: Send + Sync>(
+    open: impl Fn() -> BoxStream<'static, crate::Result<T>> + Send,
     newest: &watch::Sender<Option<T>>,
     what: &str,
 ) {

@@ -255,6 +255,10 @@ pub struct NewEvent {
 
 impl NewEvent {
     /// An event about `object`.
+    ///
+    /// # Panics
+    ///
+    /// When the object cannot be JSON, which everything in [`model`](crate::model) can.
     #[must_use]
     pub fn new(
         kind: EventKind,

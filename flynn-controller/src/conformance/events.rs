@@ -134,7 +134,7 @@ pub async fn a_watch_from_now_on_has_no_past(store: Arc<impl Store + ?Sized>) {
 /// The newest is always said.
 pub async fn the_catalog_follows_every_change(store: Arc<impl Store + ?Sized>) {
     let mut catalogs = store.watch();
-    let mut until = async |what: &str, holds: &dyn Fn(&crate::Catalog) -> bool| {
+    let mut until = async |what: &str, holds: &(dyn Fn(&crate::Catalog) -> bool + Sync)| {
         let found = async {
             loop {
                 let catalog = catalogs.next().await.expect("the stream goes on").unwrap();

@@ -81,7 +81,7 @@ async fn one(work: Work, id: String, claim: Claim) -> String {
             tracing::info!(deployment = %id, "this controller leaves the deployment to others");
         }
         Some(Err(error)) => {
-            tracing::error!(deployment = %id, %error, "the deployment cannot go on")
+            tracing::error!(deployment = %id, %error, "the deployment cannot go on");
         }
         Some(Ok(())) => {}
     }

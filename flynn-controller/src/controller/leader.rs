@@ -181,7 +181,7 @@ impl Leader {
             let waited_ms = Time::now()
                 .as_millis()
                 .saturating_sub(deletion.begun_at.as_millis());
-            let patience_ms = DELETION_PATIENCE.as_millis().into();
+            let patience_ms = DELETION_PATIENCE.as_millis();
             let has_jobs = jobs_of(state, app).any(|job| job.state.is_active());
             if has_jobs && u128::from(waited_ms) < patience_ms {
                 continue;

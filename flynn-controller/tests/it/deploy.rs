@@ -69,7 +69,7 @@ async fn one_by_one_moves_all_jobs_and_is_never_below_the_count() {
         ))
         .await
         .unwrap();
-    let (backend, cluster) = (world.backend.clone(), world.cluster.clone());
+    let cluster = std::sync::Arc::clone(&world.cluster);
     let (old_seen, new_seen) = (old.clone(), new.clone());
     let least = tokio::spawn(async move {
         use flynn_sched::Cluster as _;
@@ -82,7 +82,6 @@ async fn one_by_one_moves_all_jobs_and_is_never_below_the_count() {
                 break;
             }
         }
-        drop(backend);
         least
     });
     let deployment = world.platform.deploy("blog", &new.id).await.unwrap();

@@ -101,7 +101,7 @@ impl World {
     pub(crate) async fn until(
         &self,
         what: &str,
-        holds: impl Fn(&flynn_sched::ClusterState) -> bool,
+        holds: impl Fn(&flynn_sched::ClusterState) -> bool + Send + Sync,
     ) {
         let mut states = self.cluster.watch();
         let found = async {
@@ -183,7 +183,7 @@ pub(crate) fn scale_to(release: &Release, count: u32) -> ScaleRequest {
 pub(crate) async fn event_where<E: std::fmt::Debug>(
     events: &mut BoxStream<'static, Result<Event, E>>,
     what: &str,
-    holds: impl Fn(&Event) -> bool,
+    holds: impl Fn(&Event) -> bool + Send + Sync,
 ) -> Event {
     let found = async {
         loop {

@@ -314,7 +314,8 @@ impl AttachedSender {
         self.0.send(frame).await.map_err(|e| e.0)
     }
 
-    /// Ends this direction.
+    /// Closes the connection, once all that was sent is on its way. The end of a job's input is an empty
+    /// [`Frame::Data`], not this.
     ///
     /// # Errors
     ///

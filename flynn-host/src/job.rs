@@ -45,7 +45,9 @@ pub(crate) enum Stage {
     /// Its container is being made.
     Creating,
     /// It starts when a client has attached.
-    Waiting,
+    Waiting {
+        until: Duration,
+    },
     /// Its process is being started.
     Starting,
     Running(Running),
@@ -145,14 +147,14 @@ impl JobState {
     pub(crate) fn has_container(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Waiting | Stage::Starting | Stage::Running(_) | Stage::Stopping(_)
+            Stage::Waiting { .. } | Stage::Starting | Stage::Running(_) | Stage::Stopping(_)
         )
     }
 
     /// When it wants to be woken.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match &self.stage {
-            Stage::BackOff { until } => Some(*until),
+            Stage::BackOff { until } | Stage::Waiting { until } => Some(*until),
             Stage::Running(running) => running.deadline,
             Stage::Stopping(stopping) => Some(match stopping.step {
                 Step::Draining { until } => until,
@@ -249,14 +251,16 @@ impl JobState {
         }
     }
 
-    pub(crate) fn created(&mut self, out: &mut Vec<Command>) {
+    pub(crate) fn created(&mut self, now: Now, options: &Options, out: &mut Vec<Command>) {
         if self.stage != Stage::Creating {
             return;
         }
         if self.is_stopping {
             self.clear_away(Then::End, out);
         } else if self.job.spec.waits_for_attach {
-            self.stage = Stage::Waiting;
+            self.stage = Stage::Waiting {
+                until: now.at + options.attach_timeout,
+            };
         } else {
             self.stage = Stage::Starting;
             out.push(Command::Start(self.id(), self.run));
@@ -265,7 +269,7 @@ impl JobState {
 
     /// A client has attached.
     pub(crate) fn attached(&mut self, out: &mut Vec<Command>) {
-        if self.stage == Stage::Waiting {
+        if matches!(self.stage, Stage::Waiting { .. }) {
             self.stage = Stage::Starting;
             out.push(Command::Start(self.id(), self.run));
         }
@@ -401,7 +405,7 @@ impl JobState {
                 self.stage = Stage::Ended;
                 self.set_final(Phase::Done);
             }
-            Stage::Waiting => {
+            Stage::Waiting { .. } => {
                 self.set_final(Phase::Done);
                 self.clear_away(Then::End, out);
             }
@@ -479,6 +483,12 @@ impl JobState {
             Stage::BackOff { .. } => {
                 self.stage = Stage::Queued;
                 return true;
+            }
+            Stage::Waiting { .. } => {
+                let patience = seconds(options.attach_timeout);
+                self.status.error = Some(format!("no client attached within {patience}"));
+                self.set_final(Phase::Failed);
+                self.clear_away(Then::End, out);
             }
             Stage::Running(running) => {
                 let late = running.healthy.iter().position(|h| !h).unwrap_or(0);
@@ -561,6 +571,13 @@ impl JobState {
         if self.is_stopping {
             out.push(Command::Note(self.id(), format!("{how}: stopped")));
             self.set_final(Phase::Done);
+            self.clear_away(Then::End, out);
+            return;
+        }
+        if exit.is_lost && self.job.spec.restart == RestartPolicy::Never {
+            out.push(Command::Note(self.id(), how));
+            self.status.error = Some(exit.to_string());
+            self.set_final(Phase::Failed);
             self.clear_away(Then::End, out);
             return;
         }

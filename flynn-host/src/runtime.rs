@@ -52,7 +52,8 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`] when it has ended; [`Error::UnknownJob`].
+    /// [`Error::NotRunning`] when it has ended; [`Error::AlreadyAttached`] when it has no log and another client;
+    /// [`Error::UnknownJob`].
     async fn attach(&self, id: &JobId, options: AttachOptions) -> Result<Attachment>;
 
     /// Sends a signal. [`Signal::KILL`] reaches every process of the job, other signals its first process group.
@@ -162,6 +163,9 @@ pub struct ExitStatus {
     pub signal: Option<i32>,
     /// Why the code is not the job's own: it could not be started, or was lost.
     pub error: Option<String>,
+    /// Was it lost, so that nobody knows how it ended?
+    #[serde(default)]
+    pub is_lost: bool,
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
 }

@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) max_back_off: Duration,
     /// A run this long is no failed start.
     pub(crate) settled_after: Duration,
+    /// How long a job that waits for a client waits.
+    pub(crate) attach_timeout: Duration,
     /// How many jobs are started at once.
     pub(crate) max_starts: usize,
     /// Attempts at starting that the host fails in a way that may pass, for jobs that are not restarted.
@@ -62,6 +64,7 @@ impl Default for Options {
             first_back_off: Duration::from_millis(100),
             max_back_off: Duration::from_secs(30),
             settled_after: Duration::from_secs(60),
+            attach_timeout: Duration::from_secs(600),
             max_starts: 4,
             transient_attempts: 10,
             permanent_attempts: 5,
@@ -215,8 +218,8 @@ impl Supervisor {
                 });
             }
             Event::Created(id, run) => {
-                self.update(&id, Some(run), now, &mut out, |job, _, out| {
-                    job.created(out);
+                self.update(&id, Some(run), now, &mut out, |job, options, out| {
+                    job.created(now, options, out);
                 });
             }
             Event::Started(id, run, started) => {

@@ -225,8 +225,12 @@ impl HostHandle {
         let over = {
             let (handle, id) = (self.clone(), id.clone());
             async move {
-                let is_over = |view: &JobView| view.status.phase.is_final() && !view.has_container;
-                let _ = handle.wait_for(&id, is_over).await;
+                let arrived = handle.wait_for(&id, |_| true);
+                if timeout(ARRIVAL_PATIENCE, arrived).await.is_ok() {
+                    let is_over =
+                        |view: &JobView| view.status.phase.is_final() && !view.has_container;
+                    let _ = handle.wait_for(&id, is_over).await;
+                }
                 // The last line may be on its way from the shim to the file, and from there to us.
                 tokio::time::sleep(LAST_LINES).await;
             }

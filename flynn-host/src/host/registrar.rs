@@ -7,7 +7,7 @@ use flynn_discovery::{
 };
 use flynn_sched::{HostId, Job, JobId};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 
@@ -21,8 +21,8 @@ pub(super) enum Wish {
     Register(Vec<(ServiceName, Instance)>),
     /// Be registered as nothing, and say so: this is that run.
     Deregister(u32),
-    /// End, and leave registrations to their leases: the job goes on.
-    Abandon,
+    /// End, and leave registrations to their leases: the job goes on. Says when that is done.
+    Abandon(oneshot::Sender<()>),
 }
 
 /// The instances that a job's ports are.
@@ -120,8 +120,9 @@ pub(super) async fn run(
                     return;
                 }
             }
-            Some(Wish::Abandon) => {
+            Some(Wish::Abandon(done)) => {
                 held.into_iter().for_each(Registration::abandon);
+                let _ = done.send(());
                 return;
             }
             None => return, // what is held is deregistered as it is dropped

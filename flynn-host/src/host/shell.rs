@@ -112,9 +112,17 @@ impl Shell {
     }
 
     async fn leave_jobs(&mut self) {
-        for registrar in self.registrars.values() {
-            registrar.wish(Wish::Abandon);
-        }
+        let abandoned: Vec<_> = self
+            .registrars
+            .values()
+            .map(|registrar| {
+                let (done, is_done) = oneshot::channel();
+                registrar.wish(Wish::Abandon(done));
+                is_done
+            })
+            .collect();
+        // Ended before it has heard that, a registrar would take its job out of discovery.
+        let _ = timeout(FLUSH, futures::future::join_all(abandoned)).await;
         let _ = timeout(FLUSH, self.reports.flushed()).await;
         self.leave_cell(false).await;
     }
@@ -317,6 +325,7 @@ async fn wait(world: &World, id: &JobId) -> ExitStatus {
                     code: 137,
                     signal: None,
                     error: Some("was lost: its container is gone".to_owned()),
+                    is_lost: true,
                     at_ms: wall_ms(),
                 };
             }

@@ -126,7 +126,7 @@ impl Unpacker<'_> {
             EntryType::Symlink => {
                 let target = target(entry, &shown)?;
                 if !target.is_absolute() {
-                    let parent = relative.parent().unwrap_or(Path::new(""));
+                    let parent = relative.parent().unwrap_or_else(|| Path::new(""));
                     if !stays_inside(parent, &target) {
                         return refuse(format!("the link {} leads out of it", shown.display()));
                     }

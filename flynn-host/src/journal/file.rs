@@ -135,7 +135,7 @@ impl Inner {
 
     /// Writes the present state to a new file, which then takes the place of the old one.
     fn rewrite(&mut self) -> io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(dir)?;
         let temporary = self.path.with_extension("tmp");
         let mut lines = Vec::new();

@@ -42,19 +42,33 @@ impl LogWriter {
         })
     }
 
-    /// Appends records, all in one file. After an error nothing was written.
-    pub(crate) fn append(&mut self, records: &[u8]) -> io::Result<()> {
+    /// Appends whole records. After an error some of them, whole, may have been written.
+    pub(crate) fn append(&mut self, mut records: &[u8]) -> io::Result<()> {
         self.locked(|log| {
-            let (number, mut length) = log.catch_up()?;
-            if length > 0 && length + records.len() as u64 > log.target.file_bytes {
-                log.rotate(number + 1)?;
-                length = 0;
+            let (mut number, mut length) = log.catch_up()?;
+            while !records.is_empty() {
+                let room = log.target.file_bytes.saturating_sub(length);
+                let mut fitting = whole_records(records, room);
+                if fitting == 0 && length > 0 {
+                    number += 1;
+                    length = 0;
+                    log.rotate(number)?;
+                    continue;
+                }
+                if fitting == 0 {
+                    // One that is larger than a file has a file to itself.
+                    let end = records.iter().position(|b| *b == b'\n');
+                    fitting = end.map_or(records.len(), |end| end + 1);
+                }
+                let (_, file) = log.current.as_mut().expect("catch_up opened it");
+                file.write_all(&records[..fitting]).inspect_err(|_| {
+                    // A torn record would swallow the one after it.
+                    let _ = file.set_len(length);
+                })?;
+                length += fitting as u64;
+                records = &records[fitting..];
             }
-            let (_, file) = log.current.as_mut().expect("catch_up opened it");
-            file.write_all(records).inspect_err(|_| {
-                // A torn record would swallow the one after it.
-                let _ = file.set_len(length);
-            })
+            Ok(())
         })
     }
 
@@ -108,6 +122,16 @@ impl LogWriter {
         self.current = Some((number, file));
         Ok(())
     }
+}
+
+/// How many bytes of whole records fit into the room.
+fn whole_records(records: &[u8], room: u64) -> usize {
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    if records.len() <= room {
+        return records.len();
+    }
+    let end = records[..room].iter().rposition(|b| *b == b'\n');
+    end.map_or(0, |end| end + 1)
 }
 
 pub(super) fn file_path(dir: &Path, number: u64) -> PathBuf {

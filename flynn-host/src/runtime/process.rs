@@ -171,6 +171,7 @@ impl ProcessRuntime {
     fn unexpected(id: &JobId, operation: &'static str, reply: Reply) -> Error {
         match reply {
             Reply::NotRunning => Error::NotRunning { job: id.clone() },
+            Reply::Busy => Error::AlreadyAttached { job: id.clone() },
             Reply::Failed { why } => Self::failed(id, operation, why),
             other => Self::failed(id, operation, format!("the shim said {other:?}")),
         }
@@ -312,7 +313,11 @@ impl ContainerRuntime for ProcessRuntime {
             }
         }
         let dir = self.job_dir(id);
-        match tokio::task::spawn_blocking(move || fs::remove_dir_all(dir)).await {
+        let removed = tokio::task::spawn_blocking(move || {
+            clear_cgroup(&dir);
+            fs::remove_dir_all(dir)
+        });
+        match removed.await {
             Ok(Err(e)) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Self::failed(id, "delete the directory of", e))
             }
@@ -380,6 +385,7 @@ fn settled(dir: &Path) -> io::Result<Option<ExitStatus>> {
         code: 137,
         signal: Some(9),
         error: Some("was lost: the process that watched over it died".to_owned()),
+        is_lost: true,
         at_ms: wall_ms(),
     };
     protocol::write(dir, EXIT, &status)?;
@@ -402,6 +408,7 @@ fn kill_by_force(dir: &Path) {
     if shim.is_alive() {
         kill(shim.pid);
     }
+    clear_cgroup(dir);
     for _ in 0..FORCE_ROUNDS {
         let members = shim.session_members();
         if members.is_empty() {
@@ -409,6 +416,17 @@ fn kill_by_force(dir: &Path) {
         }
         members.into_iter().for_each(kill);
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Removes the cgroup of a job whose shim could not do it.
+fn clear_cgroup(dir: &Path) {
+    if let Ok(Some(Running {
+        cgroup: Some(cgroup),
+        ..
+    })) = protocol::read(dir, JOB)
+    {
+        limits::clear(&cgroup);
     }
 }
 

@@ -74,6 +74,7 @@ fn end(container: &watch::Sender<ContainerState>, code: i32, signal: Option<i32>
         code,
         signal,
         error: None,
+        is_lost: false,
         at_ms: wall_ms(),
     }));
 }

@@ -54,6 +54,7 @@ fn exit(code: i32, ms: u64) -> ExitStatus {
         code,
         signal: None,
         error: None,
+        is_lost: false,
         at_ms: 1_000_000 + ms,
     }
 }
@@ -392,6 +393,37 @@ fn a_job_that_waits_for_a_client_starts_when_one_has_attached() {
     let commands = f.at(5_000, Event::Attached(id("a")));
     assert_eq!(actions(commands), [Command::Start(id("a"), 1)]);
     assert_eq!(actions(f.at(5_001, Event::Attached(id("a")))), []);
+}
+
+#[test]
+fn a_job_that_no_client_comes_for_fails_and_says_so() {
+    let mut f = Fixture::new();
+    let spec = JobSpec {
+        waits_for_attach: true,
+        ..never()
+    };
+    f.at(0, Event::Assigned(vec![job("a", spec)]));
+    f.at(0, Event::Prepared(id("a"), 1, Vec::new()));
+    f.at(0, Event::Created(id("a"), 1));
+    assert_eq!(f.supervisor.next_wake(), Some(Duration::from_secs(600)));
+    let commands = f.at(600_000, Event::Woken);
+    let error = "no client attached within 600 s".to_owned();
+    assert_eq!(reported(&commands), [(Phase::Failed, Some(error))]);
+    assert_eq!(actions(commands), [Command::Delete(id("a"), 1)]);
+}
+
+#[test]
+fn a_job_that_was_lost_and_is_not_restarted_has_failed() {
+    let mut f = Fixture::new();
+    f.run(0, &job("a", never()));
+    let lost = ExitStatus {
+        error: Some("was lost".to_owned()),
+        is_lost: true,
+        ..exit(137, 100)
+    };
+    let commands = f.at(100, Event::Exited(id("a"), 1, lost));
+    let error = "was lost".to_owned();
+    assert_eq!(reported(&commands), [(Phase::Failed, Some(error))]);
 }
 
 #[test]

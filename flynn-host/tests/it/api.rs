@@ -132,8 +132,11 @@ async fn replay_and_stream_together_are_all_output_once() {
     let mut out = String::new();
     let reading = async {
         while out.len() < expected.len() {
-            if let Some(Frame::Data(Channel::Stdout, b)) = attached.recv().await.unwrap() {
-                out.push_str(std::str::from_utf8(&b).unwrap());
+            match attached.recv().await.unwrap() {
+                Some(Frame::Data(Channel::Stdout, b)) => {
+                    out.push_str(std::str::from_utf8(&b).unwrap());
+                }
+                other => panic!("unexpected {other:?}"),
             }
         }
     };
@@ -227,6 +230,63 @@ async fn a_wrong_token_is_refused_everywhere_but_for_health() {
     let health = flynn_discovery::http::Client::new(vec![api.url.clone()]).unwrap();
     let health: serde_json::Value = health.get("/.well-known/status").await.unwrap();
     assert_eq!(health["data"]["status"], "healthy");
+    api.end().await;
+    cell.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_to_jobs_is_told_as_it_happens() {
+    let cell = Cell::start().await;
+    let api = Api::start(&cell).await;
+    let mut events = api.client.events().await.unwrap();
+    let id = cell.place(sh("exec sleep 1000")).await;
+    cell.until_phase(&id, Phase::Up).await;
+    cell.stop(&id).await;
+    let mut seen = Vec::new();
+    let reading = async {
+        while let Some(event) = events.next().await {
+            let event = event.unwrap();
+            assert_eq!(event.job_id, format!("h1-{id}"));
+            let phase = event.job.unwrap().phase;
+            seen.push(event.event);
+            if phase == Phase::Done {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE, reading).await.unwrap();
+    assert!(seen.contains(&"start".to_owned()), "{seen:?}");
+    assert_eq!(seen.last().unwrap(), "stop");
+    drop(events);
+    api.end().await;
+    cell.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_without_a_log_admits_one_client_at_a_time() {
+    let cell = Cell::start().await;
+    let api = Api::start(&cell).await;
+    let mut spec = sh("exec sleep 1000");
+    spec.metadata
+        .insert("flynn-host.disable_log".to_owned(), "true".to_owned());
+    const ONLOOKER: AttachRequest = AttachRequest {
+        flags: flags::STDOUT | flags::STREAM,
+    };
+    let id = cell.place(spec).await;
+    cell.until_phase(&id, Phase::Up).await;
+    let first = api.client.attach(id.as_str(), ONLOOKER).await;
+    let first = first.unwrap();
+    let error = api.client.attach(id.as_str(), ONLOOKER).await.unwrap_err();
+    assert_eq!(error.to_string(), "host: job is attached");
+    drop(first);
+    // Its place is free again, also though the job has not said a word meanwhile.
+    let attach = async || {
+        let attached = api.client.attach(id.as_str(), ONLOOKER).await;
+        attached.ok()
+    };
+    let third = crate::fixture::eventually("another client is attached", attach).await;
+    drop(third);
+    assert_eq!(cell.cluster.state().job(&id).unwrap().status.restarts, 0);
     api.end().await;
     cell.end().await;
 }

@@ -114,11 +114,23 @@ impl Cell {
         self.process(id, "shim.json", "/pid")
     }
 
-    fn process(&self, id: &JobId, file: &str, field: &str) -> nix::unistd::Pid {
+    /// The cgroup a job was given, where the system lets us make one.
+    pub(crate) fn cgroup(&self, id: &JobId) -> Option<PathBuf> {
+        Some(self.record(id, "job.json")["cgroup"].as_str()?.into())
+    }
+
+    fn record(&self, id: &JobId, file: &str) -> serde_json::Value {
         let path = self.dir.path().join("run").join(id.as_str()).join(file);
-        let value: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let pid = value.pointer(field).unwrap().as_i64().unwrap();
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn process(&self, id: &JobId, file: &str, field: &str) -> nix::unistd::Pid {
+        let pid = self
+            .record(id, file)
+            .pointer(field)
+            .unwrap()
+            .as_i64()
+            .unwrap();
         nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap())
     }
 
@@ -136,7 +148,7 @@ impl Cell {
         &self,
         id: &JobId,
         what: &str,
-        is_wanted: impl Fn(&JobStatus) -> bool,
+        is_wanted: impl Fn(&JobStatus) -> bool + Send + Sync,
     ) -> JobStatus {
         let mut states = self.cluster.watch();
         let mut last = None;
@@ -168,14 +180,19 @@ impl Cell {
     pub(crate) async fn until_instances(
         &self,
         service: &str,
-        is_wanted: impl Fn(&[Instance]) -> bool,
+        is_wanted: impl Fn(&[Instance]) -> bool + Send + Sync,
     ) -> Vec<Instance> {
         let service = ServiceName::parse(service).unwrap();
-        eventually("the instances are as wanted", async || {
-            let instances = self.registry.instances(&service).await.unwrap();
-            is_wanted(&instances).then_some(instances)
-        })
-        .await
+        let found = timeout(DEADLINE, async {
+            loop {
+                let instances = self.registry.instances(&service).await.unwrap();
+                if is_wanted(&instances) {
+                    return instances;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        found.await.expect("the instances become as wanted")
     }
 
     pub(crate) async fn log(&self, id: &JobId) -> Vec<String> {

@@ -191,7 +191,7 @@ async fn a_chatty_jobs_log_is_rotated_and_its_newest_lines_stay() {
         .unwrap()
         .map(|entry| entry.unwrap().metadata().unwrap().len())
         .sum();
-    assert!(size < 50_000, "{size}");
+    assert!((10_000..31_000).contains(&size), "{size}");
     cell.end().await;
 }
 
@@ -321,6 +321,11 @@ async fn a_memory_limit_holds_where_the_system_lets_us() {
     let id = cell.place(spec).await;
     let status = cell.until_phase(&id, Phase::Crashed).await;
     assert_ne!(status.exit_status, Some(0));
+    // In a cgroup the kernel kills the process; without one Python is refused the memory and says so.
+    let error = status.error.unwrap();
+    let is_killed = error.contains("it used more memory than its limit");
+    let is_refused = cell.log(&id).await.iter().any(|line| line == "MemoryError");
+    assert!(is_killed || is_refused, "{error}");
     cell.end().await;
 }
 

@@ -5,6 +5,7 @@
 )]
 
 mod api;
+mod artifacts;
 mod conformance;
 mod fixture;
 mod lifecycle;

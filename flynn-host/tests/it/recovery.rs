@@ -166,9 +166,12 @@ async fn a_daemon_killed_with_9_leaves_its_jobs_running() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_shim_is_killed_is_killed_too_and_started_again() {
     let cell = Cell::start().await;
-    let id = cell.place(sh("echo ready; exec sleep 1000")).await;
+    let mut spec = sh("echo ready; exec sleep 1000");
+    spec.limit.memory_bytes = 256 << 20;
+    let id = cell.place(spec).await;
     cell.until_logged(&id, "ready").await;
     let pid = cell.pid(&id);
+    let cgroup = cell.cgroup(&id);
     nix::sys::signal::kill(cell.shim_pid(&id), nix::sys::signal::SIGKILL).unwrap();
     cell.until(&id, "started again", |s| {
         s.restarts == 1 && s.phase == Phase::Up
@@ -178,7 +181,12 @@ async fn a_job_whose_shim_is_killed_is_killed_too_and_started_again() {
     let old = format!("/proc/{pid}/cmdline");
     let is_alive = std::fs::read(old).is_ok_and(|cmdline| cmdline.starts_with(b"sleep"));
     assert!(!is_alive, "there are two copies");
+    if let Some(cgroup) = cgroup {
+        assert!(!cgroup.exists(), "{} is left", cgroup.display());
+    }
+    let cgroup = cell.cgroup(&id);
     cell.end().await;
+    assert!(cgroup.is_none_or(|cgroup| !cgroup.exists()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,10 +6,11 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use nix::sys::signal::SigSet;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::runtime::Limits;
 
@@ -37,6 +38,13 @@ impl Applied {
     }
 }
 
+impl Applied {
+    /// The cgroup, for whoever has to clear up after us.
+    pub(super) fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_deref()
+    }
+}
+
 impl Drop for Applied {
     fn drop(&mut self) {
         if let Some(cgroup) = &self.cgroup {
@@ -44,6 +52,27 @@ impl Drop for Applied {
         }
     }
 }
+
+/// Kills what is in a cgroup, and removes it.
+pub(super) fn clear(cgroup: &Path) {
+    for _ in 0..CLEAR_ROUNDS {
+        let members = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        match fs::remove_dir(cgroup) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Together five seconds.
+const CLEAR_ROUNDS: usize = 1000;
 
 /// Makes `command` run within `limits`. `name` is the cgroup's, unique on this machine.
 pub(super) fn apply(limits: &Limits, name: &str, command: &mut Command) -> Applied {

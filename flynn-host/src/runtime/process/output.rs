@@ -4,10 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -43,7 +40,7 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Reader {
     id: u64,
-    queue: SyncSender<Frame>,
+    queue: Arc<Queue>,
     stream: Arc<UnixStream>,
 }
 
@@ -108,34 +105,34 @@ impl Output {
         // Outside of the lock: whoever is slow holds up this stream only.
         let frame = Frame::Data(channel, Bytes::copy_from_slice(bytes));
         for reader in readers {
-            if !self.send(&reader, frame.clone()) {
+            if !self.send(&reader, &frame) {
                 self.lock().readers.retain(|r| r.id != reader.id);
             }
         }
     }
 
-    fn send(&self, reader: &Reader, frame: Frame) -> bool {
-        if self.waits_for_readers {
-            return reader.queue.send(frame).is_ok();
+    /// Returns whether the reader is still there.
+    fn send(&self, reader: &Reader, frame: &Frame) -> bool {
+        let is_there = reader.queue.push(frame, self.waits_for_readers);
+        if !is_there {
+            let _ = reader.stream.shutdown(Shutdown::Both);
         }
-        match reader.queue.try_send(frame) {
-            Ok(()) => true,
-            Err(TrySendError::Disconnected(_)) => false,
-            Err(TrySendError::Full(_)) => {
-                let _ = reader.stream.shutdown(Shutdown::Both);
-                false
-            }
-        }
+        is_there
     }
 
-    /// Adds a reader. All output up to the returned point is in the log or in the queue, and none is in both.
+    /// Adds a reader. All output up to the returned point is in the log or in the queue, and none is in both. Without a
+    /// log there is one reader at a time, or `None`: output that two share, neither has whole.
     pub(super) fn attach(
         &self,
         stream: Arc<UnixStream>,
-    ) -> io::Result<(Option<Cursor>, Receiver<Frame>)> {
+    ) -> io::Result<Option<(Option<Cursor>, Arc<Queue>)>> {
         let mut inner = self.lock();
+        inner.readers.retain(|reader| !reader.queue.lock().is_gone);
+        if inner.log.is_none() && !inner.readers.is_empty() {
+            return Ok(None);
+        }
         let log_end = inner.log.as_mut().map(LogWriter::end).transpose()?;
-        let (queue, frames) = sync_channel(QUEUE);
+        let queue = Arc::new(Queue::default());
         for (splitter, channel) in inner
             .splitters
             .iter()
@@ -143,17 +140,22 @@ impl Output {
         {
             if !splitter.partial().is_empty() {
                 let begun = Bytes::copy_from_slice(splitter.partial());
-                let _ = queue.try_send(Frame::Data(channel, begun));
+                queue.push(&Frame::Data(channel, begun), false);
             }
         }
         if let Some(code) = inner.exit {
-            let _ = queue.try_send(Frame::Exit(code));
+            queue.push(&Frame::Exit(code), false);
+            queue.close();
         } else {
             let id = inner.next_reader;
             inner.next_reader += 1;
-            inner.readers.push(Reader { id, queue, stream });
+            inner.readers.push(Reader {
+                id,
+                queue: Arc::clone(&queue),
+                stream,
+            });
         }
-        Ok((log_end, frames))
+        Ok(Some((log_end, queue)))
     }
 
     /// Waits until both streams have ended. Someone who is no descendant may hold them open: not for ever.
@@ -177,7 +179,8 @@ impl Output {
             std::mem::take(&mut inner.readers)
         };
         for reader in readers {
-            self.send(&reader, Frame::Exit(code));
+            self.send(&reader, &Frame::Exit(code));
+            reader.queue.close();
         }
     }
 
@@ -211,24 +214,88 @@ impl Inner {
     }
 }
 
-/// Writes frames to one reader until there are no more, or it is gone.
-pub(super) fn write_frames(frames: &Receiver<Frame>, mut to: &UnixStream) {
-    let mut buffer = BytesMut::new();
-    while let Ok(frame) = frames.recv() {
-        buffer.clear();
-        frame.encode(&mut buffer);
-        if to.write_all(&buffer).is_err() {
-            return;
+/// Frames on their way to one reader, as bytes: it is their size that counts, not their number.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<Queued>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queued {
+    bytes: BytesMut,
+    /// Nothing more will come.
+    is_closed: bool,
+    /// Nobody reads any more.
+    is_gone: bool,
+}
+
+impl Queue {
+    /// Adds a frame; waits for room if `waits`. Returns whether it was added.
+    fn push(&self, frame: &Frame, waits: bool) -> bool {
+        let mut state = self.lock();
+        if waits {
+            state = self
+                .changed
+                .wait_while(state, |q| q.bytes.len() >= QUEUE_BYTES && !q.is_gone)
+                .expect("no panic while the lock is held");
         }
+        if state.is_gone || state.bytes.len() >= QUEUE_BYTES {
+            return false;
+        }
+        frame.encode(&mut state.bytes);
+        self.changed.notify_all();
+        true
     }
-    let _ = to.shutdown(Shutdown::Both);
+
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// All there is, once there is something; `None` at the end.
+    fn take(&self) -> Option<BytesMut> {
+        let state = self.lock();
+        let mut state = self
+            .changed
+            .wait_while(state, |q| q.bytes.is_empty() && !q.is_closed)
+            .expect("no panic while the lock is held");
+        let bytes = state.bytes.split();
+        self.changed.notify_all();
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queued> {
+        self.state.lock().expect("no panic while the lock is held")
+    }
+
+    /// Ends it from the reader's side.
+    pub(super) fn leave(&self) {
+        {
+            let mut state = self.lock();
+            state.is_gone = true;
+            state.is_closed = true;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Writes what comes to the reader, until its end or the reader's.
+    pub(super) fn write_to(&self, mut reader: &UnixStream) {
+        while let Some(bytes) = self.take() {
+            if reader.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        self.leave();
+        let _ = reader.shutdown(Shutdown::Both);
+    }
 }
 
 /// How much is read from a stream at once.
 const CHUNK: usize = 16 * 1024;
 
-/// How many frames wait for one reader.
-const QUEUE: usize = 512;
+/// How much waits for one reader.
+const QUEUE_BYTES: usize = 4 << 20;
 
 /// How long streams may stay open after the last process of the job has gone.
 const PIPES_PATIENCE: Duration = Duration::from_secs(2);

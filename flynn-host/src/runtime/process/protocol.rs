@@ -15,7 +15,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -52,6 +52,7 @@ pub(super) enum Reply {
     Exited { status: ExitStatus },
     Attached { log_end: Option<Cursor> },
     NotRunning,
+    Busy,
     NoCommand { why: String },
     Failed { why: String },
 }
@@ -61,6 +62,8 @@ pub(super) enum Reply {
 pub(super) struct Running {
     pub(super) process: Identity,
     pub(super) started: Started,
+    /// The cgroup it is in, if it was given one.
+    pub(super) cgroup: Option<PathBuf>,
 }
 
 /// Reads a file of the job's directory; `None` if it is not there.

@@ -28,7 +28,7 @@ use rustix::process::{Pid, WaitOptions};
 use super::{
     identity::{Identity, processes},
     limits::{self, Applied},
-    output::{Output, write_frames},
+    output::Output,
     protocol::{
         EXIT, JOB, READY, Reply, Request, Running, SHIM, SOCKET, SPEC, read, reserve, write,
     },
@@ -169,13 +169,15 @@ impl Shim {
                     && *job == pid
                 {
                     let signal = status.terminating_signal();
-                    let code = status.exit_status().unwrap_or(128 + signal.unwrap_or(0));
+                    let killed = 128 + signal.unwrap_or(0);
+                    let code = status.exit_status().unwrap_or(killed);
                     let error = (signal == Some(9) && limits.ran_out_of_memory())
                         .then(|| "was killed: it used more memory than its limit".to_owned());
                     let status = ExitStatus {
                         code,
                         signal,
                         error,
+                        is_lost: false,
                         at_ms: wall_ms(),
                     };
                     // The cgroup can only be removed once it is empty.
@@ -300,6 +302,7 @@ impl Shim {
                     code: 127,
                     signal: None,
                     error: Some(format!("could not start {:?}: {why}", self.command())),
+                    is_lost: false,
                     at_ms: wall_ms(),
                 });
                 self.wake();
@@ -344,7 +347,11 @@ impl Shim {
             at_ms: wall_ms(),
         };
         if let Ok(process) = Identity::of(child.id()) {
-            let running = Running { process, started };
+            let running = Running {
+                process,
+                started,
+                cgroup: limits.cgroup().map(Path::to_owned),
+            };
             if let Err(e) = write(Path::new("."), JOB, &running) {
                 let _ = writeln!(io::stderr(), "could not write the job's identity: {e}");
             }
@@ -432,16 +439,23 @@ impl Shim {
             return answer(&connection, &Reply::NotRunning);
         }
         let connection = Arc::new(connection);
-        let (log_end, frames) = match self.output.attach(Arc::clone(&connection)) {
-            Ok(attached) => attached,
+        let (log_end, queue) = match self.output.attach(Arc::clone(&connection)) {
+            Ok(Some(attached)) => attached,
+            Ok(None) => return answer(&connection, &Reply::Busy),
             Err(e) => {
                 let why = format!("could not read the end of the log: {e}");
                 return answer(&connection, &Reply::Failed { why });
             }
         };
-        answer(&connection, &Reply::Attached { log_end })?;
-        let writer = spawn(move || write_frames(&frames, &connection))?;
+        answer(&connection, &Reply::Attached { log_end }).inspect_err(|_| queue.leave())?;
+        let writer = spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.write_to(&connection)
+        })
+        .inspect_err(|_| queue.leave())?;
         let _ = self.read_frames(reader, stdin);
+        // Input ends with a frame; whoever closes the connection has gone.
+        queue.leave();
         if stdin {
             self.wait_for_start();
             *self.stdin.lock().expect("no panic while the lock is held") = None;
@@ -512,6 +526,7 @@ fn never_started() -> ExitStatus {
         code: 128 + KILL,
         signal: Some(KILL),
         error: Some("was killed before it was started".to_owned()),
+        is_lost: false,
         at_ms: wall_ms(),
     }
 }

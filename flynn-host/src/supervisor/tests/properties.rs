@@ -174,10 +174,8 @@ impl Story {
                 prop_assert!(!world.containers.contains_key(&id));
                 prop_assert!(!world.prepared.contains(&id));
             }
-            Command::Report(id, status) => {
-                if status.phase == Phase::Up {
-                    prop_assert!(world.containers.contains_key(&id), "up without a container");
-                }
+            Command::Report(id, status) if status.phase == Phase::Up => {
+                prop_assert!(world.containers.contains_key(&id), "up without a container");
             }
             _ => {}
         }

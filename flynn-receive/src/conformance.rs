@@ -1,4 +1,4 @@
-//! The contract of [`BlobStore`](crate::blob::BlobStore), as cases that any implementation can run.
+//! The contract of [`BlobStore`], as cases that any implementation can run.
 //!
 //! ```ignore
 //! flynn_receive::blob_store_conformance!(async { Arc::new(MyStore::new()) as Arc<dyn BlobStore> });

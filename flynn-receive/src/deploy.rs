@@ -330,10 +330,8 @@ impl Ending {
 fn gave_up(jobs: &[&Job]) -> Option<String> {
     jobs.iter().find_map(|job| {
         let restarts = job.restarts.unwrap_or(0);
-        let is_over = matches!(
-            job.state,
-            JobState::Failed | JobState::Crashed | JobState::Down
-        );
+        // A crashed one is started again after a pause; that may help once, or twice.
+        let is_over = matches!(job.state, JobState::Failed | JobState::Down);
         if !is_over && restarts < MAX_RESTARTS {
             return None;
         }
@@ -354,7 +352,7 @@ fn describe(event: &DeploymentEvent) -> Option<String> {
 }
 
 /// How often a first job may be started again before it is given up.
-const MAX_RESTARTS: u32 = 3;
+const MAX_RESTARTS: u32 = 2;
 
 /// How long an app that does not say may take to come up, in seconds.
 const DEPLOY_TIMEOUT_S: u32 = 120;

@@ -20,7 +20,7 @@ use tracing::info;
 use crate::{
     Error, Result,
     cache::blocking,
-    slug::{Limits, unpack},
+    slug::{Limits, temporary_dir, unpack},
 };
 
 pub(crate) use hook::{Hook, Pushed};
@@ -31,6 +31,8 @@ pub(crate) use update::{Update, deployable};
 pub(crate) struct Repositories {
     dir: PathBuf,
     hooks: PathBuf,
+    /// What pushes leave here for their time. Emptied at each start.
+    scratch: PathBuf,
     path: String,
     push_limit: u64,
 }
@@ -41,16 +43,19 @@ impl Repositories {
         let repositories = Self {
             dir: dir.join("repositories"),
             hooks: dir.join("hooks"),
+            scratch: dir.join("scratch"),
             path: path.to_owned(),
             push_limit,
         };
         let failed = || Error::storage(format!("prepare {}", dir.display()));
-        tokio::fs::create_dir_all(&repositories.dir)
-            .await
-            .map_err(failed())?;
-        tokio::fs::create_dir_all(&repositories.hooks)
-            .await
-            .map_err(failed())?;
+        let _ = tokio::fs::remove_dir_all(&repositories.scratch).await;
+        for dir in [
+            &repositories.dir,
+            &repositories.hooks,
+            &repositories.scratch,
+        ] {
+            tokio::fs::create_dir_all(dir).await.map_err(failed())?;
+        }
         let hook = repositories.hooks.join("pre-receive");
         // Written aside and renamed: a push of another process may be reading it.
         let fresh = repositories
@@ -92,6 +97,11 @@ impl Repositories {
             owner: self.clone(),
             path,
         })
+    }
+
+    /// A directory for the time of one push.
+    pub(crate) fn scratch(&self, purpose: &str) -> Result<tempfile::TempDir> {
+        temporary_dir(purpose, Some(&self.scratch))
     }
 
     fn git<const N: usize>(&self, args: [&str; N]) -> Command {

@@ -28,7 +28,7 @@ use crate::{
     git::{Hook, Pushed, Repositories, deployable},
     release::next_release,
     script::Group,
-    slug::{Limits, temporary_dir},
+    slug::Limits,
     ssh::{GitCommand, GitService, Pusher, Streams},
 };
 
@@ -130,7 +130,7 @@ impl Pushes {
     ) -> Result<ExitStatus> {
         let repository = self.repositories.of_app(&push.app.id).await?;
         repository.offer(push.deployed.as_deref()).await?;
-        let dir = temporary_dir("push", None)?;
+        let dir = self.repositories.scratch("push")?;
         let hook = Hook::new(dir.path())?;
         let mut command = repository.receive_pack(dir.path());
         command.process_group(0);
@@ -248,7 +248,7 @@ impl Pushes {
         console
             .line(format!("-----> Building {}...", app.name))
             .await;
-        let source = temporary_dir("source", None)?;
+        let source = self.repositories.scratch("source")?;
         repository
             .checkout(&commit, &pushed.quarantine, source.path(), self.source_limits)
             .await

@@ -52,7 +52,7 @@ pub(crate) fn next_release(
         release
             .processes
             .entry(name.clone())
-            .or_insert(builds.clone());
+            .or_insert_with(|| builds.clone());
     }
     release
 }

@@ -264,7 +264,8 @@ async fn feed(mut incoming: ChannelReadHalf, mut stdin: WriteHalf<SimplexStream>
     while let Some(message) = incoming.wait().await {
         match message {
             ChannelMsg::Data { data } => {
-                if stdin.write_all(&data).await.is_err() {
+                let taken = stdin.write_all(&data).await;
+                if taken.is_err() {
                     return;
                 }
             }

@@ -9,12 +9,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flynn_discovery::http::{Keys, Secret, serve};
+use flynn_discovery::{
+    Instance, InstanceId, RegisterOptions, Registry, ServiceName,
+    backend::MemoryBackend,
+    http::{Keys, Secret, serve},
+};
 use flynn_receive::{
     Error,
     blob::{
         BlobName, BlobServer, BlobStore, CapabilityKey, DeleteOptions, Digest, FsBlobStore, Grant,
-        HttpBlobStore, Peer, Peers, PutOptions, ReplicatedBlobStore, StaticPeers, body_of,
+        HttpBlobStore, Peer, Peers, PutOptions, RegistryPeers, ReplicatedBlobStore, StaticPeers,
+        body_of,
     },
 };
 use parking_lot::Mutex;
@@ -488,6 +493,54 @@ async fn a_replica_that_was_away_catches_up_with_puts_and_deletes() {
     assert_eq!(cluster.replicas[1].store.sync().await.unwrap(), 0);
     assert_eq!(cluster.replicas[0].store.sync().await.unwrap(), 0);
     assert!(read(&*cluster.replicas[0].store, "deleted").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_find_each_other_in_discovery() {
+    let registry = Registry::new(Arc::new(MemoryBackend::new()));
+    let service = ServiceName::parse("blobstore").unwrap();
+    let mut stores = Vec::new();
+    let mut alive = Vec::new();
+    for index in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let local = FsBlobStore::open(dir.path()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let peers = RegistryPeers::new(
+            registry.clone(),
+            service.clone(),
+            &*addr,
+            Secret::new("s3cret"),
+        );
+        let store = Arc::new(ReplicatedBlobStore::new(local.clone(), Arc::new(peers)));
+        let server = BlobServer::new(store.clone(), keys()).with_local(Arc::new(local));
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(
+            listener,
+            server.router(),
+            stop.clone().cancelled_owned(),
+        ));
+        let instance = Instance {
+            id: InstanceId::parse(format!("replica-{index}")).unwrap(),
+            addr,
+            proto: "http".to_owned(),
+            attributes: Default::default(),
+            created: 0,
+        };
+        let registration = registry
+            .register(&service, instance, RegisterOptions::default())
+            .await
+            .unwrap();
+        alive.push((stop.drop_guard(), registration, dir));
+        stores.push(store);
+    }
+    put(&*stores[0], "slugs/a.tgz", "slug").await;
+    for store in &stores {
+        eventually("every replica has it", async || {
+            store.local().head(&name("slugs/a.tgz")).await.is_ok()
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -3,11 +3,15 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
+    clippy::clone_on_ref_ptr,
     clippy::missing_panics_doc,
     reason = "these are tests"
 )]
 
 mod blobs;
 mod builds;
+mod host;
 mod process;
+mod pushes;
 mod static_files;
+mod town;

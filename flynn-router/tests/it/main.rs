@@ -10,7 +10,6 @@ mod client;
 mod stage;
 
 mod abuse;
-mod access_log;
 mod bodies;
 mod discovery;
 mod drain;

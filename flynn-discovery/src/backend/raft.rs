@@ -20,6 +20,7 @@ mod driver;
 pub mod log;
 mod machine;
 mod member;
+mod replica;
 mod sessions;
 mod status;
 pub mod transport;
@@ -117,18 +118,16 @@ impl RaftBackend {
         });
         let waiting = Arc::new(AtomicUsize::new(0));
         let refusals = Refusals::default();
-        let session: u64 = rand::random();
         let transport: Arc<dyn Transport> = Arc::new(transport);
         let local = Local {
             id: member,
             cell: config.cell.clone(),
-            incarnation: session,
+            incarnation: rand::random(),
         };
         let inbox = Inbox::new(events.clone(), Arc::clone(&waiting), Arc::clone(&refusals));
         transport.start(local, inbox);
         let driver = Driver::new(
             config,
-            session,
             Box::new(store),
             Arc::clone(&transport),
             Arc::clone(&shared),
@@ -187,7 +186,12 @@ impl RaftBackend {
     /// What this member knows at present.
     #[must_use]
     pub fn status(&self) -> RaftStatus {
-        self.shared.status.borrow().clone()
+        let mut status = self.shared.status.borrow().clone();
+        // What was just applied is part of it, though not yet told to those who follow.
+        let machine = self.shared.machine.read();
+        status.applied = machine.applied.index;
+        status.members = machine.membership.members();
+        status
     }
 
     /// Follows [`status`](Self::status).

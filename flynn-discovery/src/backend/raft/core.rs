@@ -15,8 +15,9 @@ mod changes;
 mod reads;
 mod renewals;
 mod requests;
+mod standing;
 
-use std::{mem, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
 
 use bytes::Bytes;
 use raft::{
@@ -25,13 +26,15 @@ use raft::{
 };
 use tokio::time::Instant;
 
+pub(crate) use self::standing::Standing;
 use self::{
     reads::{Reads, Waiter},
     renewals::{Leases, Renewals},
     requests::{GivenUp, Requests},
+    standing::May,
 };
 use super::{
-    log::{HardState, Position},
+    log::{HardState, Identity, Position},
     machine::Machine,
     member::{MemberChange, MemberId},
     view::LogView,
@@ -107,6 +110,7 @@ pub(crate) struct Settings {
 pub(crate) struct Core {
     settings: Settings,
     node: RawNode<LogView>,
+    standing: Standing,
     requests: Requests,
     reads: Reads,
     renewals: Renewals,
@@ -121,10 +125,14 @@ pub(crate) struct Core {
     leader: Option<MemberId>,
     term: u64,
     leads: bool,
-    /// Changed with this core's last finished turn, for leases at a change of leadership.
+    /// The tick at which the snapshot at hand was made.
     snapshot_built_at: u64,
     is_building: bool,
+    /// A read is under way that shows whether this member has caught up.
+    is_proving: bool,
     is_removed: bool,
+    /// The stores other members had when they were last heard of them.
+    stores: BTreeMap<MemberId, u64>,
 }
 
 impl Core {
@@ -136,6 +144,7 @@ impl Core {
     pub(crate) fn new(
         settings: Settings,
         view: LogView,
+        standing: Standing,
         applied: u64,
         now: Instant,
     ) -> Result<Self> {
@@ -183,8 +192,11 @@ impl Core {
             leads: false,
             snapshot_built_at: 0,
             is_building: false,
+            is_proving: false,
             is_removed: false,
+            stores: BTreeMap::new(),
             settings,
+            standing,
             node,
         })
     }
@@ -193,7 +205,13 @@ impl Core {
     pub(crate) fn tick(&mut self, now: Instant) {
         self.now = now;
         self.ticks += 1;
-        self.node.tick();
+        for (to, frame) in self.standing.tick() {
+            self.send(to, frame);
+        }
+        // A member that may not vote calls no election.
+        if self.standing.may() == May::Vote {
+            self.node.tick();
+        }
         self.expire();
         // A leader's own entries cannot get lost while it leads, so it repeats only what was refused.
         let resend_ticks = 2 * self.settings.election_ticks as u64;
@@ -255,6 +273,12 @@ impl Core {
             }
             Frame::Kept(_) | Frame::Ping => {}
             Frame::Removed => self.is_removed = true,
+            Frame::Standing(word) => {
+                self.note_store(from, word.store);
+                if let Some((to, answer)) = self.standing.hear(from, word) {
+                    self.send(to, answer);
+                }
+            }
         }
     }
 
@@ -309,6 +333,10 @@ impl Core {
                 };
                 self.send(leader, Frame::KeepAlive(keep_alive));
             }
+        }
+        if self.standing.may() == May::Follow && self.leader.is_some() && !self.is_proving {
+            self.is_proving = true;
+            self.reads.push(Waiter::Standing);
         }
         if self.leader.is_some()
             && let Some(context) = self.reads.start(self.ticks)
@@ -388,6 +416,12 @@ impl Core {
                     asked,
                 } if self.leads => self.renew(from, session, leases, asked),
                 Waiter::Renewal { .. } => {}
+                Waiter::Standing => {
+                    self.is_proving = false;
+                    for (to, frame) in self.standing.caught_up() {
+                        self.send(to, frame);
+                    }
+                }
             }
         }
         if self.node.store().take_wish() && !mem::replace(&mut self.is_building, true) {
@@ -431,8 +465,16 @@ impl Core {
         Some(self.node.store().compacted())
     }
 
+    /// What has to be stored of this member's standing before anything else is sent.
+    pub(crate) fn take_identity(&mut self) -> Option<Identity> {
+        self.standing.take_change()
+    }
+
     /// Starts an election now, instead of waiting for the timeout.
     pub(crate) fn campaign(&mut self) {
+        if self.standing.may() != May::Vote {
+            return;
+        }
         // Without a vote it does nothing.
         let _ = self.node.campaign();
     }
@@ -488,15 +530,49 @@ impl Core {
         self.is_removed
     }
 
-    fn step(&mut self, from: MemberId, message: Message) {
+    /// A member whose store is another than before has lost what it acknowledged: as the leader, forget that it did.
+    fn note_store(&mut self, member: MemberId, store: u64) {
+        let before = self.stores.insert(member, store);
+        let is_lost = before
+            .or_else(|| self.standing.known(member))
+            .is_some_and(|before| before != store);
+        if is_lost
+            && self.leads
+            && let Some(progress) = self.node.raft.mut_prs().get_mut(member.get())
+        {
+            tracing::warn!(%member, "a member lost its store");
+            progress.matched = 0;
+            progress.pending_snapshot = 0;
+            progress.become_probe();
+        }
+    }
+
+    fn step(&mut self, from: MemberId, mut message: Message) {
         if message.from != from.get() || message.to != self.settings.me.get() {
             tracing::warn!(%from, "a member speaks in another's name; ignored");
             return;
         }
         let kind = message.get_msg_type();
-        // Proposals travel as requests of our own, which are answered.
-        if kind == MessageType::MsgPropose {
+        let is_allowed = match self.standing.may() {
+            // Proposals travel as requests of our own, which are answered.
+            May::Vote => kind != MessageType::MsgPropose,
+            May::Follow => matches!(
+                kind,
+                MessageType::MsgAppend
+                    | MessageType::MsgHeartbeat
+                    | MessageType::MsgSnapshot
+                    | MessageType::MsgReadIndexResp
+            ),
+            May::Nothing => false,
+        };
+        if !is_allowed {
             return;
+        }
+        // The leader may not know yet that this member lost what it had; the core would take it for a lost log.
+        if kind == MessageType::MsgHeartbeat
+            && message.commit > self.node.raft.raft_log.last_index()
+        {
+            message.commit = 0;
         }
         // What the core refuses (an old term, an unknown sender) it would ignore anyway.
         if let Err(error) = self.node.step(message) {

@@ -23,17 +23,17 @@ use tokio::{
 use super::{
     config::RaftConfig,
     core::{Call, Core, Effect, Settings, Ticket},
-    log::{Batch, HardState, Identity, LogError, LogStore, Position, Recovered},
-    machine::{self, Changes, Machine},
-    member::{MemberId, Membership, Peer},
+    log::{Batch, Identity, LogError, LogStore},
+    machine::Machine,
+    member::{MemberId, Peer},
+    replica::{FIRST, Failure, Foundation, Host, Replica, snapshot_of},
     status::{RaftRole, RaftStatus},
     transport::{SnapshotFrame, Transport},
-    view::{LogView, from_stored, to_stored},
     wire::Frame,
 };
 use crate::{
     Error, Result,
-    backend::{kv::Outcome, watch::WatchHub},
+    backend::{Change, Revision, kv::Outcome, watch::WatchHub},
 };
 
 /// What the driver is told.
@@ -77,7 +77,6 @@ pub(crate) struct Shared {
 /// One member, from its store to its callers.
 pub(crate) struct Driver {
     config: RaftConfig,
-    session: u64,
     store: Box<dyn LogStore>,
     transport: Arc<dyn Transport>,
     shared: Arc<Shared>,
@@ -87,9 +86,8 @@ pub(crate) struct Driver {
     waiting_frames: Arc<AtomicUsize>,
     calls: HashMap<Ticket, Reply>,
     next_ticket: u64,
-    /// What is to be written with the next batch.
-    unwritten: Unwritten,
     peers: Vec<Peer>,
+    has_new_members: bool,
     stop: Option<Stop>,
 }
 
@@ -99,13 +97,6 @@ enum Stop {
     /// As soon as another leads, or at this time.
     HandedOver(Instant),
     Now,
-}
-
-/// Changes of the state that are applied in memory and not written: they go along with the next entries.
-#[derive(Debug, Default)]
-struct Unwritten {
-    batch: Batch,
-    bytes: usize,
 }
 
 /// How a run of the loop ended.
@@ -122,7 +113,6 @@ impl Driver {
     )]
     pub(crate) fn new(
         config: RaftConfig,
-        session: u64,
         store: Box<dyn LogStore>,
         transport: Arc<dyn Transport>,
         shared: Arc<Shared>,
@@ -132,7 +122,6 @@ impl Driver {
     ) -> Self {
         Self {
             config,
-            session,
             store,
             transport,
             shared,
@@ -141,8 +130,8 @@ impl Driver {
             waiting_frames,
             calls: HashMap::new(),
             next_ticket: 0,
-            unwritten: Unwritten::default(),
             peers: Vec::new(),
+            has_new_members: false,
             stop: None,
         }
     }
@@ -153,8 +142,8 @@ impl Driver {
     ///
     /// Why the member cannot go on.
     pub(crate) fn run(mut self, opened: oneshot::Sender<Result<()>>) -> Result<()> {
-        let core = match self.open() {
-            Ok(core) => core,
+        let mut replica = match self.open() {
+            Ok(replica) => replica,
             Err(error) => {
                 // Whoever hears of it may open the store again at once.
                 drop(self);
@@ -165,53 +154,62 @@ impl Driver {
         if opened.send(Ok(())).is_err() {
             return Ok(()); // nobody waits for this member any more
         }
-        let mut core = core;
         let result = loop {
-            match self.turn_over(&mut core) {
+            match self.turn_over(&mut replica) {
                 Ok(Ended::Stopped) => break Ok(()),
-                Ok(Ended::Full(error)) => match self.wait_for_room(&mut core, error) {
-                    Ok(Some(again)) => core = again,
+                Ok(Ended::Full(error)) => match self.wait_for_room(&mut replica.core, &error) {
+                    Ok(Some(again)) => replica = again,
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 },
                 Err(error) => break Err(error),
             }
         };
-        core.give_up_all();
-        self.perform(&mut core);
+        replica.core.give_up_all();
+        self.perform(replica.core.effects());
         self.transport.stop();
         self.shared.hub.close();
         result
     }
 
     /// Reads the store, and makes it this member's if it is new.
-    fn open(&mut self) -> Result<Core> {
+    fn open(&mut self) -> Result<Replica> {
         let recovered = self.store.recover().map_err(|e| self.explain(e))?;
-        let me = self.config.me();
-        let (machine, view, applied) = match &recovered.identity {
-            Some(identity) => {
-                self.check_identity(identity)?;
-                self.restore(recovered)?
-            }
-            None => self.found()?,
-        };
-        let now = Instant::now();
+        if let Some(identity) = &recovered.identity {
+            self.check_identity(identity)?;
+        }
         let settings = Settings {
-            me,
-            session: self.session,
+            me: self.config.me(),
+            // A new one each time: what an earlier core of this process asked is not what this one asks.
+            session: rand::random(),
             tick: self.config.tick,
             heartbeat_ticks: self.config.heartbeat_ticks(),
             election_ticks: self.config.election_ticks(),
             exact_election_ticks: None,
             request_ticks: self.config.request_ticks(),
         };
-        let core = Core::new(settings, view, applied, now)?;
-        *self.shared.machine.write() = machine;
+        let foundation = Foundation {
+            cell: self.config.cell.clone(),
+            founders: self.config.voters.clone(),
+            store: rand::random(),
+            max_entries: self.config.max_log_entries,
+            max_bytes: self.config.max_log_bytes,
+        };
+        let shared = Arc::clone(&self.shared);
+        let now = Instant::now();
+        let opened = Replica::open(settings, &foundation, recovered, &shared.machine, self, now);
+        let replica = opened.map_err(|failure| self.fail(failure))?;
         self.shared.hub.reset();
-        self.unwritten = Unwritten::default();
         self.set_peers();
-        self.publish(&core);
-        Ok(core)
+        self.publish(&replica.core);
+        Ok(replica)
+    }
+
+    fn fail(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::Store(error) => self.explain(error),
+            Failure::State(error) => error,
+        }
     }
 
     fn check_identity(&self, identity: &Identity) -> Result<()> {
@@ -238,75 +236,16 @@ impl Driver {
         Ok(())
     }
 
-    fn restore(&self, recovered: Recovered) -> Result<(Machine, LogView, u64)> {
-        let damaged = |what: String| {
-            self.explain(LogError::Damaged {
-                place: "the store".to_owned(),
-                what,
-            })
-        };
-        let machine = Machine::import(recovered.state, recovered.applied)
-            .map_err(|e| damaged(e.to_string()))?;
-        let entries: Option<Vec<_>> = recovered.entries.into_iter().map(from_stored).collect();
-        let entries =
-            entries.ok_or_else(|| damaged("a log entry is of an unknown kind".to_owned()))?;
-        let mut hard_state = recovered.hard_state;
-        hard_state.commit = hard_state.commit.max(recovered.applied.index);
-        let conf_state = machine.membership.conf_state();
-        let view = LogView::new(recovered.compacted, entries, hard_state, conf_state);
-        Ok((machine, view, recovered.applied.index))
-    }
-
-    /// A new store: of a voter of a new cluster, or of a member that the leader is yet to fill.
-    fn found(&mut self) -> Result<(Machine, LogView, u64)> {
-        let me = self.config.me();
-        let founds = self.config.voters.iter().any(|peer| peer.id == me);
-        let mut batch = Batch {
-            identity: Some(Identity {
-                cell: self.config.cell.clone(),
-                member: me,
-                store: rand::random(),
-            }),
-            ..Batch::default()
-        };
-        let (machine, position, hard_state) = if founds {
-            // Every founder begins with the same entry applied, so that whoever comes later needs a snapshot: a log
-            // from its first entry would not say who the founders are.
-            let machine = Machine::initial(Membership::initial(&self.config.voters), FOUNDATION);
-            let hard_state = HardState {
-                term: FOUNDATION.term,
-                vote: 0,
-                commit: FOUNDATION.index,
-            };
-            (machine, FOUNDATION, hard_state)
-        } else {
-            (
-                Machine::default(),
-                Position::default(),
-                HardState::default(),
-            )
-        };
-        batch.reset_to = Some(position);
-        batch.hard_state = Some(hard_state);
-        batch.state = machine.export();
-        batch.applied = Some(position);
-        self.store.write(batch, true).map_err(|e| self.explain(e))?;
-        let conf_state = machine.membership.conf_state();
-        let view = LogView::new(position, [], hard_state, conf_state);
-        Ok((machine, view, position.index))
-    }
-
     /// The loop.
-    fn turn_over(&mut self, core: &mut Core) -> Result<Ended> {
+    fn turn_over(&mut self, replica: &mut Replica) -> Result<Ended> {
+        let shared = Arc::clone(&self.shared);
         let tick = self.config.tick;
         let mut next_tick = Instant::now() + tick;
-        let mut impatience = self.impatience(core);
+        let mut impatience = self.impatience(&replica.core);
         loop {
-            let now = Instant::now();
-            match self
-                .events
-                .recv_timeout(next_tick.saturating_duration_since(now))
-            {
+            let core = &mut replica.core;
+            let left = next_tick.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
                 Ok(event) => {
                     let now = Instant::now();
                     self.take(core, event, now);
@@ -328,7 +267,7 @@ impl Driver {
                 core.tick(now);
                 if let Some(ticks) = &mut impatience {
                     *ticks = ticks.saturating_sub(1);
-                    if core.leader().is_some() || core.term() > FOUNDATION.term {
+                    if core.leader().is_some() || core.term() > FIRST.term {
                         impatience = None;
                     } else if *ticks == 0 {
                         core.campaign();
@@ -336,12 +275,16 @@ impl Driver {
                     }
                 }
             }
-            if let Err(error) = self.advance(core, is_tick) {
-                return match error {
-                    Failure::Store(error @ LogError::Full { .. }) => Ok(Ended::Full(error)),
-                    Failure::Store(error) => Err(self.explain(error)),
-                    Failure::State(error) => Err(error),
-                };
+            match replica.advance(&shared.machine, self, is_tick) {
+                Ok(()) => {}
+                Err(Failure::Store(error @ LogError::Full { .. })) => {
+                    return Ok(Ended::Full(error));
+                }
+                Err(failure) => return Err(self.fail(failure)),
+            }
+            let core = &replica.core;
+            if is_tick || self.has_news(core) {
+                self.publish(core);
             }
             match self.stop {
                 Some(Stop::Now) => break,
@@ -350,10 +293,19 @@ impl Driver {
             }
         }
         // A clean stop leaves nothing to apply again.
-        match self.write(core, false) {
+        match replica.write(&shared.machine, self, false) {
             Ok(()) => Ok(Ended::Stopped),
             Err(error) => Err(self.explain(error)),
         }
+    }
+
+    /// Is there something that those who follow the status wait for?
+    fn has_news(&self, core: &Core) -> bool {
+        let status = self.shared.status.borrow();
+        self.has_new_members
+            || status.leader != core.leader()
+            || status.term != core.term()
+            || (status.role == RaftRole::Leader) != core.leads()
     }
 
     /// In a cluster that never had a leader nobody could be disturbed: the first voter calls the election at once,
@@ -362,7 +314,7 @@ impl Driver {
         let machine = self.shared.machine.read();
         let me = self.config.me().get();
         let rank = machine.membership.voters.iter().position(|id| *id == me)?;
-        let is_new = core.view().last() == FOUNDATION && core.term() == FOUNDATION.term;
+        let is_new = core.view().last() == FIRST && core.term() == FIRST.term;
         is_new.then_some(1 + 4 * rank)
     }
 
@@ -393,144 +345,6 @@ impl Driver {
         }
     }
 
-    fn advance(&mut self, core: &mut Core, is_tick: bool) -> Result<(), Failure> {
-        core.flush(&self.shared.machine.read());
-        while let Some(turn) = core.begin() {
-            self.perform(core);
-            if let Some(snapshot) = &turn.snapshot {
-                self.install(core, snapshot).map_err(Failure::State)?;
-            }
-            self.apply(core, turn.committed.clone())
-                .map_err(Failure::State)?;
-            if let Some(hard_state) = turn.hard_state {
-                self.unwritten.batch.hard_state = Some(hard_state);
-            }
-            if turn.must_sync {
-                self.unwritten.batch.entries = turn.entries.iter().map(to_stored).collect();
-                self.write(core, true).map_err(Failure::Store)?;
-            }
-            let committed = core.finish(turn);
-            self.apply(core, committed).map_err(Failure::State)?;
-            self.settle(core);
-        }
-        // A round of reads may have been confirmed without anything else to do.
-        self.settle(core);
-        if self.unwritten.bytes > MAX_UNWRITTEN_BYTES
-            || (is_tick && !self.unwritten.batch.is_empty())
-        {
-            self.write(core, false).map_err(Failure::Store)?;
-        }
-        if is_tick {
-            self.publish(core);
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self, core: &mut Core) {
-        core.settle(&self.shared.machine.read());
-        self.perform(core);
-        let status = self.shared.status.borrow();
-        let is_news = status.leader != core.leader()
-            || status.term != core.term()
-            || (status.role == RaftRole::Leader) != core.leads();
-        drop(status);
-        if is_news {
-            self.publish(core);
-        }
-    }
-
-    fn apply(&mut self, core: &mut Core, entries: Vec<raft::eraftpb::Entry>) -> Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let mut changes = Changes::default();
-        let (applied, has_new_members) = {
-            let mut machine = self.shared.machine.write();
-            let before = machine.membership.clone();
-            core.apply(&mut machine, entries, &mut changes)?;
-            for (revision, commit) in &changes.commits {
-                self.shared.hub.publish(*revision, commit);
-            }
-            (machine.applied, machine.membership != before)
-        };
-        let size = |change: &super::log::StateChange| match change {
-            super::log::StateChange::Put(key, value) => key.len() + value.len(),
-            super::log::StateChange::Delete(key) => key.len(),
-        };
-        self.unwritten.bytes += changes.state.iter().map(size).sum::<usize>();
-        self.unwritten.batch.state.extend(changes.state);
-        self.unwritten.batch.applied = Some(applied);
-        if has_new_members {
-            self.set_peers();
-            self.publish(core);
-        }
-        Ok(())
-    }
-
-    fn install(&mut self, core: &mut Core, snapshot: &Snapshot) -> Result<()> {
-        let metadata = snapshot.get_metadata();
-        let position = Position {
-            index: metadata.index,
-            term: metadata.term,
-        };
-        let records = machine::unpack(snapshot.data.clone())?;
-        let machine = Machine::import(records, position)?;
-        tracing::info!(
-            index = position.index,
-            keys = machine.kv.len(),
-            "snapshot installed"
-        );
-        self.unwritten.batch = Batch {
-            reset_to: Some(position),
-            state: machine.export(),
-            applied: Some(position),
-            ..Batch::default()
-        };
-        core.installed(&machine);
-        *self.shared.machine.write() = machine;
-        self.shared.hub.reset();
-        self.set_peers();
-        Ok(())
-    }
-
-    /// Writes what is unwritten as one batch, and compacts the log on that occasion.
-    fn write(&mut self, core: &mut Core, sync: bool) -> Result<(), LogError> {
-        let mut batch = std::mem::take(&mut self.unwritten).batch;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if batch.applied.is_some() {
-            // What is applied was committed; a store in which it was not could not be opened.
-            let applied = self.shared.machine.read().applied.index;
-            let mut hard_state = batch.hard_state.unwrap_or_else(|| core.hard_state());
-            hard_state.commit = hard_state.commit.max(applied);
-            batch.hard_state = Some(hard_state);
-        }
-        if !sync {
-            batch.compact_to = core.compact(
-                &self.shared.machine.read(),
-                self.config.max_log_entries,
-                self.config.max_log_bytes,
-            );
-        }
-        self.store.write(batch, sync)
-    }
-
-    fn perform(&mut self, core: &mut Core) {
-        for effect in core.effects() {
-            match effect {
-                Effect::Send(to, frame) => self.transport.send(to, frame.encode()),
-                Effect::SendSnapshot(to, message) => self.send_snapshot(to, *message),
-                Effect::Answer(ticket, result) => {
-                    if let Some(reply) = self.calls.remove(&ticket) {
-                        reply.send(result);
-                    }
-                }
-                Effect::BuildSnapshot => self.build_snapshot(),
-            }
-        }
-    }
-
     fn send_snapshot(&self, to: MemberId, mut message: Message) {
         let data = std::mem::take(&mut message.mut_snapshot().data);
         let frame = Frame::Raft(Box::new(message)).encode();
@@ -544,12 +358,7 @@ impl Driver {
         let machine = self.shared.machine.read().clone();
         let sender = self.sender.clone();
         let build = move || {
-            let mut snapshot = Snapshot::default();
-            snapshot.data = machine::pack(&machine.export());
-            let metadata = snapshot.mut_metadata();
-            metadata.index = machine.applied.index;
-            metadata.term = machine.applied.term;
-            *metadata.mut_conf_state() = machine.membership.conf_state();
+            let snapshot = snapshot_of(&machine);
             let _ = sender.send(Event::SnapshotBuilt(Box::new(snapshot)));
         };
         if let Err(error) = std::thread::Builder::new()
@@ -564,8 +373,9 @@ impl Driver {
         let me = self.config.me();
         let mut addrs = self.shared.machine.read().membership.addrs.clone();
         // What this member was told at its start is newer than what the log says.
+        let is_new = addrs.is_empty();
         for peer in &self.config.voters {
-            if addrs.is_empty() || addrs.contains_key(&peer.id) {
+            if is_new || addrs.contains_key(&peer.id) {
                 addrs.insert(peer.id, peer.addr.clone());
             }
         }
@@ -580,7 +390,8 @@ impl Driver {
         }
     }
 
-    fn publish(&self, core: &Core) {
+    fn publish(&mut self, core: &Core) {
+        self.has_new_members = false;
         let machine = self.shared.machine.read();
         let me = self.config.me();
         let role = if core.leads() {
@@ -611,10 +422,10 @@ impl Driver {
 
     /// There is no room: nothing is acknowledged, the others go on without this member, and it starts anew from what
     /// its store holds as soon as that can be written again.
-    fn wait_for_room(&mut self, core: &mut Core, error: LogError) -> Result<Option<Core>> {
-        tracing::error!(member = %self.config.me(), error = %Chain(&error), "the disk is full: nothing is acknowledged until there is room");
+    fn wait_for_room(&mut self, core: &mut Core, error: &LogError) -> Result<Option<Replica>> {
+        tracing::error!(member = %self.config.me(), error = %Chain(error), "the disk is full: nothing is acknowledged until there is room");
         core.give_up_all();
-        self.perform(core);
+        self.perform(core.effects());
         let problem = format!(
             "{}: make room, this member goes on by itself",
             Chain(&error)
@@ -664,17 +475,46 @@ impl Driver {
     }
 }
 
-enum Failure {
-    Store(LogError),
-    State(Error),
+impl Host for Driver {
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(to, frame) => self.transport.send(to, frame.encode()),
+                Effect::SendSnapshot(to, message) => self.send_snapshot(to, *message),
+                Effect::Answer(ticket, result) => {
+                    if let Some(reply) = self.calls.remove(&ticket) {
+                        reply.send(result);
+                    }
+                }
+                Effect::BuildSnapshot => self.build_snapshot(),
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), LogError> {
+        self.store.write(batch, sync)
+    }
+
+    fn committed(&mut self, revision: Revision, changes: &[Change]) {
+        self.shared.hub.publish(revision, changes);
+    }
+
+    fn replaced(&mut self) {
+        self.shared.hub.reset();
+    }
+
+    fn regrouped(&mut self) {
+        self.has_new_members = true;
+        self.set_peers();
+    }
 }
 
 /// What an operator has to do about a store.
 fn explain(member: MemberId, error: LogError) -> Error {
     let why = match &error {
         LogError::Damaged { .. } => format!(
-            "member {member}: {error}. It must not vote with what is left: stop it, remove it from the cluster and its \
-             directory from the disk, and let it join as new; the other members keep the data"
+            "member {member}: {error}. It must not vote with what is left: remove this directory and start the member \
+             again, then it joins as new; the other members keep the data"
         ),
         LogError::Full { .. } => format!(
             "member {member}: {}. Make room and start it again",
@@ -705,14 +545,8 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
-/// Where the log of a new cluster begins.
-pub(crate) const FOUNDATION: Position = Position { index: 1, term: 1 };
-
 /// How many events are taken in before they are acted upon.
 const MAX_EVENTS_PER_TURN: usize = 4096;
-
-/// Changes of the state wait for company up to this size.
-const MAX_UNWRITTEN_BYTES: usize = 1 << 20;
 
 /// How often a full disk is tried again.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);

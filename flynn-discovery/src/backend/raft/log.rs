@@ -4,7 +4,7 @@ mod memory;
 #[cfg(feature = "raft-rocksdb")]
 mod rocksdb;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub trait LogStore: fmt::Debug + Send + 'static {
 }
 
 /// One atomic change of a store. The fields are carried out in their order.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Forget the state and the log, because a snapshot takes their place: the log continues behind this position.
     pub reset_to: Option<Position>,
@@ -105,6 +105,12 @@ pub struct Identity {
     pub member: MemberId,
     /// A random number of this store, made with it.
     pub store: u64,
+    /// The member holds all it ever acknowledged: it is no replacement for a store that was lost.
+    pub is_proven: bool,
+    /// The stores it knows other members by.
+    pub known: BTreeMap<MemberId, u64>,
+    /// The members, with their stores, that were new together with this one.
+    pub fellows: BTreeMap<MemberId, u64>,
 }
 
 /// A place in the log.
@@ -164,6 +170,16 @@ pub enum StateChange {
     Put(Vec<u8>, Vec<u8>),
     /// A key is gone.
     Delete(Vec<u8>),
+}
+
+impl StateChange {
+    /// About how much room it takes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Put(key, value) => key.len() + value.len(),
+            Self::Delete(key) => key.len(),
+        }
+    }
 }
 
 /// Why a store failed.

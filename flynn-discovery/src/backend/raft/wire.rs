@@ -24,6 +24,8 @@ pub(crate) enum Frame {
     Kept(Kept),
     /// "You are no member any more."
     Removed,
+    /// The sender's standing, or an answer to the receiver's.
+    Standing(Standing),
     /// Nothing; says that the sender lives.
     Ping,
 }
@@ -37,6 +39,7 @@ impl Frame {
             Self::KeepAlive(calls) => Body::KeepAlive(calls),
             Self::Kept(kept) => Body::Kept(kept),
             Self::Removed => Body::Removed(Empty {}),
+            Self::Standing(standing) => Body::Standing(standing),
             Self::Ping => Body::Ping(Empty {}),
         };
         WFrame { body: Some(body) }.encode_to_vec().into()
@@ -59,6 +62,7 @@ impl Frame {
             Some(Body::KeepAlive(calls)) => Self::KeepAlive(calls),
             Some(Body::Kept(kept)) => Self::Kept(kept),
             Some(Body::Removed(_)) => Self::Removed,
+            Some(Body::Standing(standing)) => Self::Standing(standing),
             Some(Body::Ping(_)) => Self::Ping,
             None => return Err(refuse("an unknown kind")),
         })
@@ -67,7 +71,7 @@ impl Frame {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     body: Option<Body>,
 }
 
@@ -87,6 +91,8 @@ enum Body {
     Removed(Empty),
     #[prost(message, tag = "7")]
     Ping(Empty),
+    #[prost(message, tag = "8")]
+    Standing(Standing),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -147,6 +153,25 @@ pub(crate) struct Kept {
     pub(crate) renewed: Vec<u64>,
     #[prost(uint64, repeated, tag = "3")]
     pub(crate) lost: Vec<u64>,
+}
+
+/// See [`core::Standing`](super::core::Standing).
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct Standing {
+    /// The number of the sender's store.
+    #[prost(fixed64, tag = "1")]
+    pub(crate) store: u64,
+    #[prost(bool, tag = "2")]
+    pub(crate) is_proven: bool,
+    /// The sender wants to hear of the receiver's.
+    #[prost(bool, tag = "3")]
+    pub(crate) asks: bool,
+    /// The store by which the sender knew the receiver before; zero for none.
+    #[prost(fixed64, tag = "4")]
+    pub(crate) knows: u64,
+    /// The sender was new when it heard that the receiver was, with its present store.
+    #[prost(bool, tag = "5")]
+    pub(crate) is_fellow: bool,
 }
 
 /// A log entry in the core's schema; also its form on disk.

@@ -97,8 +97,8 @@ async fn check(cluster: Cluster, error: Error) {
     for word in [
         id.as_str(),
         "damaged",
-        "remove it from the cluster",
-        "join as new",
+        "remove this directory",
+        "joins as new",
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }
@@ -270,4 +270,49 @@ async fn a_leader_with_a_full_disk_acknowledges_nothing_and_comes_back_when_ther
     let entry = within("a read", leader.get(&key(2))).await.unwrap();
     assert!(entry.is_some());
     tokio::time::sleep(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_directory_was_removed_joins_as_new_and_votes_again() {
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..50 {
+        put(cluster.any(), i).await.unwrap();
+    }
+    cluster.kill(1).await;
+    fs::remove_dir_all(cluster.dir(cluster.voters[1].id)).unwrap();
+    cluster.start_member(1).await;
+    within("a read at the new one", cluster.member(1).get(&key(49)))
+        .await
+        .unwrap()
+        .unwrap();
+    // Its vote is needed now.
+    cluster.kill(0).await;
+    within("a write", put(cluster.member(1), 50)).await.unwrap();
+    within("a write", put(cluster.member(2), 51)).await.unwrap();
+    cluster.kill_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_founders_found_the_cluster_and_the_third_joins_later() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.kill_all().await;
+    for peer in cluster.voters.clone() {
+        fs::remove_dir_all(cluster.dir(peer.id)).unwrap();
+    }
+    for i in 0..2 {
+        cluster.start_member(i).await;
+    }
+    within("a write of two", put(cluster.member(0), 1))
+        .await
+        .unwrap();
+    cluster.start_member(2).await;
+    within("a read of the third", cluster.member(2).get(&key(1)))
+        .await
+        .unwrap()
+        .unwrap();
+    cluster.kill(0).await;
+    within("a write with the third", put(cluster.member(2), 2))
+        .await
+        .unwrap();
+    cluster.kill_all().await;
 }

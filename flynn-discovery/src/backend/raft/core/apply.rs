@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Core {
-    /// Applies committed entries, in order, and answers the callers at this member.
+    /// Applies committed entries, in order, and answers the callers at this member. Did they change who takes part?
     ///
     /// # Errors
     ///
@@ -30,9 +30,9 @@ impl Core {
         machine: &mut Machine,
         entries: Vec<Entry>,
         changes: &mut Changes,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if entries.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut origins = Vec::new();
         let mut has_new_members = false;
@@ -69,7 +69,7 @@ impl Core {
                 self.leases.ended(*lease);
             }
         }
-        Ok(())
+        Ok(has_new_members)
     }
 
     fn apply_request(

@@ -18,6 +18,8 @@ pub(crate) enum Waiter {
         leases: Vec<LeaseId>,
         asked: tokio::time::Instant,
     },
+    /// This member itself, to know that it has caught up.
+    Standing,
 }
 
 /// Reads in batches: while one round is on its way, the next gathers.
@@ -111,7 +113,7 @@ impl Reads {
                     over.push(*ticket);
                     false
                 }
-                Waiter::Read(..) | Waiter::Renewal { .. } => true,
+                Waiter::Read(..) | Waiter::Renewal { .. } | Waiter::Standing => true,
             });
         }
         over
@@ -122,7 +124,7 @@ impl Reads {
         let rounds = self.round.iter_mut().map(|round| &mut round.waiters);
         let confirmed = self.confirmed.iter_mut().map(|(_, waiters)| waiters);
         for waiters in rounds.chain(confirmed).chain([&mut self.waiting]) {
-            waiters.retain(|waiter| matches!(waiter, Waiter::Read(..)));
+            waiters.retain(|waiter| !matches!(waiter, Waiter::Renewal { .. }));
         }
     }
 }

@@ -22,6 +22,8 @@ mod machine;
 mod member;
 mod replica;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 mod status;
 pub mod transport;
 mod view;

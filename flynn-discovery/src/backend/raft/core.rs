@@ -525,6 +525,12 @@ impl Core {
         self.node.store()
     }
 
+    /// Does this member hold all it ever acknowledged?
+    #[cfg(test)]
+    pub(crate) fn may_vote(&self) -> bool {
+        self.standing.may() == May::Vote
+    }
+
     /// Other members say that this one was removed.
     pub(crate) fn is_removed(&self) -> bool {
         self.is_removed

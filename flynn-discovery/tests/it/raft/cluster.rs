@@ -1,6 +1,13 @@
 //! A cluster of members in this process, each with a directory and a port of its own.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use flynn_discovery::{
     Result, Secret,
@@ -20,6 +27,8 @@ pub(crate) const TOKEN: &str = "the token of the cluster under test";
 #[derive(Debug)]
 pub(crate) struct Cluster {
     dir: TempDir,
+    /// An address of the loopback that no other test uses: a port stays the cluster's own while its member is down.
+    host: String,
     pub(crate) voters: Vec<Peer>,
     members: Vec<Option<Arc<RaftBackend>>>,
     pub(crate) configure: fn(RaftConfig) -> RaftConfig,
@@ -33,6 +42,7 @@ impl Cluster {
     pub(crate) async fn with(size: usize, configure: fn(RaftConfig) -> RaftConfig) -> Self {
         let mut cluster = Self {
             dir: tempfile::tempdir().unwrap(),
+            host: own_loopback(),
             voters: Vec::new(),
             members: Vec::new(),
             configure,
@@ -48,7 +58,7 @@ impl Cluster {
 
     /// A member with a free port.
     pub(crate) async fn new_peer(&self, name: &str) -> Peer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((self.host.as_str(), 0)).await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         Peer::new(MemberId::from_name(name), addr)
     }
@@ -159,6 +169,13 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future)
         .await
         .unwrap_or_else(|_| panic!("waited {DEADLINE:?} for {what}"))
+}
+
+fn own_loopback() -> String {
+    static CLUSTERS: AtomicU16 = AtomicU16::new(1);
+    let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id() % 200 + 50;
+    format!("127.{process}.{}.{}", cluster / 250, cluster % 250 + 1)
 }
 
 /// The port of a member that has just stopped may be held for a moment.

@@ -164,6 +164,11 @@ struct Work {
     stopped: watch::Receiver<bool>,
 }
 
+/// The waits while the store or the cell is out of reach: short, since users wait too.
+fn retry() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(1))
+}
+
 /// Resolves when the controller is told to stop.
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {
     // The sender lives as long as the controller.
@@ -176,7 +181,7 @@ async fn follow<T: Send + Sync>(
     newest: &watch::Sender<Option<T>>,
     what: &str,
 ) {
-    let mut backoff = Backoff::default();
+    let mut backoff = retry();
     loop {
         let mut values = open();
         while let Some(value) = values.next().await {

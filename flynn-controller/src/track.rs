@@ -118,3 +118,6 @@ pub fn is_settled(
         seen.map_or((0, 0), |s| (s.up, s.live)) == (wanted, wanted)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use flynn_discovery::Backoff;
 use flynn_sched::ClusterState;
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Work, claim::while_held, until_stopped};
+use super::{Work, claim::while_held, retry, until_stopped};
 use crate::{
     Error, Result,
     deploy::{
@@ -196,7 +195,7 @@ impl Driver {
 
 /// Tries again while the store is out of reach. The claim runs out meanwhile, which ends this.
 async fn patiently<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T> {
-    let mut backoff = Backoff::default();
+    let mut backoff = retry();
     loop {
         match ask().await {
             Err(error) if error.is_transient() => {

@@ -5,11 +5,10 @@ use std::{
     time::Duration,
 };
 
-use flynn_discovery::Backoff;
 use flynn_sched::{ClusterState, GroupKind, Transaction, transaction::Change};
 use serde_json::Value;
 
-use super::{Work, claim::while_held, until_stopped};
+use super::{Work, claim::while_held, retry, until_stopped};
 use crate::{
     Result,
     model::{Job, Time},
@@ -27,7 +26,7 @@ const DELETION_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Leads whenever no other controller does.
 pub(super) async fn lead(work: Work) {
-    let mut backoff = Backoff::default();
+    let mut backoff = retry();
     loop {
         let store = work.platform.store();
         match store.claim("leader", &work.holder, work.claim_ttl).await {
@@ -70,7 +69,7 @@ impl Leader {
     }
 
     async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = retry();
         loop {
             let catalog = self.work.catalog.borrow_and_update().clone();
             let state = self.work.state.borrow_and_update().clone();
@@ -153,7 +152,12 @@ impl Leader {
 
     async fn finish_scales(&self, catalog: &Catalog, state: &ClusterState) -> Result<()> {
         let now_ms = Time::now().as_millis();
-        for request in catalog.pending_scales() {
+        let mut pending = catalog.pending_scales().peekable();
+        // The cell must have heard of the requests before its jobs can tell that they are done.
+        if pending.peek().is_none() || !reconcile(catalog, state.groups()).is_empty() {
+            return Ok(());
+        }
+        for request in pending {
             let key = (request.app.clone(), request.release.clone());
             let (Some(formation), Some(release)) = (
                 catalog.formations.get(&key),
@@ -161,9 +165,7 @@ impl Leader {
             ) else {
                 continue;
             };
-            // The cell must have heard of the request before its jobs can tell that it is done.
-            let is_known = reconcile(catalog, state.groups()).is_empty();
-            if is_known && is_settled(state, release, &formation.processes, now_ms) {
+            if is_settled(state, release, &formation.processes, now_ms) {
                 self.work.platform.store().finish_scale(request).await?;
             }
         }

@@ -80,10 +80,7 @@ impl Platform {
         if !query.follow {
             return Ok(past.boxed());
         }
-        let active: Vec<Job> = jobs
-            .into_iter()
-            .filter(|job| job.state.is_active())
-            .collect();
+        jobs.retain(|job| may_write(&state, job));
         let mut follow = Follow {
             streams,
             app: app.id,
@@ -91,7 +88,7 @@ impl Platform {
             seen,
             live: SelectAll::new(),
         };
-        for job in active {
+        for job in jobs {
             if let Some(host) = host_of(&state, &job) {
                 let mark = marks.remove(&job.uuid).unwrap_or_default();
                 follow.add(host, job, CATCH_UP_LINES, mark);
@@ -133,7 +130,7 @@ impl Follow {
     /// Follows jobs that were not there before.
     fn look(&mut self, state: &ClusterState) {
         let jobs: Vec<Job> = jobs_of(state, &self.app)
-            .filter(|job| job.state.is_active() && admits(&self.query, job))
+            .filter(|job| may_write(state, job) && admits(&self.query, job))
             .filter(|job| !self.seen.contains(&job.uuid))
             .collect();
         for job in jobs {
@@ -238,6 +235,12 @@ fn label(job: &Job, line: OutputLine) -> LogLine {
         stream: line.stream,
         timestamp: Some(line.time),
     }
+}
+
+/// May it write more lines? One that crashed may be started again in its place.
+fn may_write(state: &ClusterState, job: &Job) -> bool {
+    let job = JobId::parse(&*job.uuid).ok().and_then(|id| state.job(&id));
+    job.is_some_and(|job| !job.status.phase.is_final())
 }
 
 fn host_of(state: &ClusterState, job: &Job) -> Option<Arc<Host>> {

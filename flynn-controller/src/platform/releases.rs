@@ -7,7 +7,6 @@ use crate::{
         Artifact, Deployment, ExpandedFormation, Formation, Key, Release, ScaleRequest, ScaleState,
         Time, check_id, new_id,
     },
-    store::Catalog,
 };
 
 impl Platform {
@@ -218,7 +217,8 @@ impl Platform {
 }
 
 /// A formation of a catalog with everything it refers to.
-pub(crate) fn expand(catalog: &Catalog, formation: &Formation) -> ExpandedFormation {
+#[cfg(feature = "http")]
+pub(crate) fn expand(catalog: &crate::Catalog, formation: &Formation) -> ExpandedFormation {
     let release = catalog.releases.get(&formation.release);
     let artifacts = release.iter().flat_map(|release| &release.artifacts);
     ExpandedFormation {

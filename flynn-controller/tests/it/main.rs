@@ -7,7 +7,9 @@
 
 mod api;
 mod deploy;
+mod outage;
 mod platform;
+mod routes;
 mod store;
 mod streams;
 mod wire;

@@ -88,7 +88,7 @@ impl Operator {
     /// # Errors
     ///
     /// As [`state`](Self::state).
-    pub async fn list(&self, format: Format) -> Result<()> {
+    pub(crate) async fn list(&self, format: Format) -> Result<()> {
         let state = self.state().await?;
         let raft = self.raft_roles().await;
         let rows: Vec<Value> = state
@@ -152,7 +152,7 @@ impl Operator {
     /// # Errors
     ///
     /// As [`state`](Self::state).
-    pub async fn ps(&self, all: bool, format: Format) -> Result<()> {
+    pub(crate) async fn ps(&self, all: bool, format: Format) -> Result<()> {
         let state = self.state().await?;
         let rows: Vec<Value> = state
             .jobs()

@@ -19,14 +19,14 @@ use serde_json::json;
 
 /// Asks each host with the cluster's token.
 #[derive(Debug, Clone)]
-pub struct HostStreams {
+pub(crate) struct HostStreams {
     token: Secret,
 }
 
 impl HostStreams {
     /// With this token.
     #[must_use]
-    pub fn new(token: Secret) -> Self {
+    pub(crate) fn new(token: Secret) -> Self {
         Self { token }
     }
 }

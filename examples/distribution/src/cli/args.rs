@@ -65,6 +65,7 @@ pub enum Command {
     Remote(RemoteCommand),
     /// Manage the SSH keys that may push.
     Key {
+        /// What to do; list if it is left out.
         #[command(subcommand)]
         command: Option<KeyCommand>,
     },
@@ -73,6 +74,7 @@ pub enum Command {
         /// Of one process type only.
         #[arg(short = 't', long, global = true, value_name = "TYPE")]
         process_type: Option<String>,
+        /// What to do; list if it is left out.
         #[command(subcommand)]
         command: Option<EnvCommand>,
     },
@@ -102,21 +104,25 @@ pub enum Command {
     },
     /// Manage the routes that lead to an app.
     Route {
+        /// What to do; list if it is left out.
         #[command(subcommand)]
         command: Option<RouteCommand>,
     },
     /// Show, roll back or remove releases.
     Release {
+        /// What to do; list if it is left out.
         #[command(subcommand)]
         command: Option<ReleaseCommand>,
     },
     /// Show deployments and how they are made.
     Deployment {
+        /// What to do; list if it is left out.
         #[command(subcommand)]
         command: Option<DeploymentCommand>,
     },
     /// Manage the clusters this CLI knows.
     Cluster {
+        /// What to do; list if it is left out.
         #[command(subcommand)]
         command: Option<ClusterCommand>,
     },

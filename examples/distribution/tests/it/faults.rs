@@ -7,7 +7,7 @@ use flynn_distribution::settings;
 
 use crate::{
     Scenario,
-    fixture::{Cluster, Shared, checked, says, web_app},
+    fixture::{Cluster, PATIENCE, Shared, checked, says, web_app},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -115,14 +115,17 @@ fn a_truncated_raft_log_is_told_and_the_member_rejoins(_: &Shared) -> Result<()>
     }
     ensure!(cut > 0, "there is no log in {}", store.display());
     cluster.bed.start_host(2)?;
-    cluster.eventually("the daemon to end", || {
-        let status = cluster.bed.daemon_exit(2)?;
-        ensure!(
-            status.is_some_and(|status| status.code() == Some(1)),
-            "{status:?}"
-        );
-        Ok(())
-    })?;
+    let Cluster { bed, runtime, .. } = &mut cluster;
+    let ended = async {
+        loop {
+            if let Some(status) = bed.daemon_exit(2)? {
+                return Ok::<_, anyhow::Error>(status);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let status = runtime.block_on(async { tokio::time::timeout(PATIENCE, ended).await })??;
+    ensure!(status.code() == Some(1), "{status:?}");
     says(&cluster.daemon_log(2), &["damaged", "remove"])?;
     // The two others still have everything.
     ensure!(

@@ -21,6 +21,7 @@ use tokio::{net::TcpListener, sync::watch, time::Instant};
 use self::manifest::{AppStep, Manifest, Step};
 use crate::{
     cli::{
+        client,
         config::{Cluster, Config},
         output::note,
     },
@@ -349,8 +350,8 @@ impl Bootstrap {
         }
     }
 
-    async fn finish(self, values: &BTreeMap<String, String>) -> Result<()> {
-        if let Some(platform) = self.platform {
+    async fn finish(mut self, values: &BTreeMap<String, String>) -> Result<()> {
+        if let Some(platform) = self.platform.take() {
             platform.stop.send_replace(true);
             for task in platform.tasks {
                 task.await??;
@@ -383,6 +384,7 @@ impl Bootstrap {
                 .map(|addr| settings::at(*addr, options.http_port))
                 .collect(),
         };
+        self.routers_answer(&cluster).await?;
         if options.no_config {
             note(&format!(
                 "The platform is up. Let users reach it with\n\n    flynn cluster add -d --git-url {} --addresses {} {} {} {}\n",
@@ -403,6 +405,27 @@ impl Bootstrap {
             "The platform is up; cluster {name} is the default in {}.",
             path.display()
         ));
+        Ok(())
+    }
+
+    /// Waits until each router leads to the controller: only then is the platform there for its users.
+    async fn routers_answer(&self, cluster: &Cluster) -> Result<()> {
+        let deadline = Instant::now() + self.limit;
+        for addr in &cluster.addresses {
+            let one = Cluster {
+                addresses: vec![addr.clone()],
+                ..cluster.clone()
+            };
+            let client = client(&one)?;
+            while let Err(error) = client.ping().await {
+                ensure!(
+                    Instant::now() < deadline,
+                    "the router at {addr} does not lead to the controller after {:?}: {error}",
+                    self.limit
+                );
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
         Ok(())
     }
 }

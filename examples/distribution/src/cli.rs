@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub use self::args::Cli;
+pub(crate) use self::context::client;
 use self::{
     args::{ClusterCommand, Command},
     config::{Cluster, Config},

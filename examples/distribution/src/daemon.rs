@@ -7,6 +7,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -121,7 +122,7 @@ async fn start_host(
     ]);
     let mut builder = Host::builder(runtime)
         .id(settings.id.as_str())
-        .link(DiscoveryCluster::new(backend))
+        .link(DiscoveryCluster::new(backend).with_lease_ttl(HOST_LEASE))
         .data_dir(data_dir)
         .registry(registry)
         .with_addr(settings.addr)
@@ -139,6 +140,9 @@ async fn start_host(
     }
     Ok(builder.start().await?)
 }
+
+/// How long a host may be silent before its jobs are placed elsewhere: long enough for an election of the store's leader.
+const HOST_LEASE: Duration = Duration::from_secs(3);
 
 /// Where the platform's jobs find the store: this host first, then the founders.
 fn discovery_urls(settings: &Settings) -> Vec<String> {

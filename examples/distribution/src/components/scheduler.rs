@@ -1,6 +1,6 @@
 //! The schedulers: services (and one-per-host services), batches.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use flynn_sched::{
@@ -27,6 +27,9 @@ pub async fn main() -> Result<()> {
     .await
 }
 
+/// A host whose lease has ended gets this long to come back before its jobs are placed elsewhere.
+const LOST_GRACE: Duration = Duration::from_secs(1);
+
 /// Schedules until `shutdown`.
 ///
 /// # Errors
@@ -37,7 +40,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
     Driver::on_tokio(cluster)
-        .with_scheduler(ServiceScheduler::new())
+        .with_scheduler(ServiceScheduler::new().with_lost_grace(LOST_GRACE))
         .with_scheduler(BatchScheduler::new())
         .run(shutdown)
         .await;

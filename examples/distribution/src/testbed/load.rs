@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, Response, body::Incoming, client::conn::http1};
+use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
@@ -174,17 +174,13 @@ impl Client {
         self
     }
 
-    /// One GET. An address that refuses, or breaks the connection before it has answered, is left for the next: a GET may
-    /// be asked again. An answer, good or bad, is final.
+    /// One GET. An address that refuses, or breaks the connection before it has answered in full, is left for the next: a
+    /// GET may be asked again. A whole answer, good or bad, is final.
     async fn request(&mut self) -> Result<(u16, Bytes)> {
         let mut last = String::new();
         for _ in 0..=self.options.addrs.len() * 2 {
             match self.attempt().await {
-                Ok(response) => {
-                    let status = response.status().as_u16();
-                    let body = response.into_body().collect().await?.to_bytes();
-                    return Ok((status, body));
-                }
+                Ok(answer) => return Ok(answer),
                 Err(error) => {
                     last = format!("{}: {error:#}", self.options.addrs[self.address]);
                     self.connection = None;
@@ -196,7 +192,7 @@ impl Client {
         bail!("no address answered; the last said {last}")
     }
 
-    async fn attempt(&mut self) -> Result<Response<Incoming>> {
+    async fn attempt(&mut self) -> Result<(u16, Bytes)> {
         if self
             .connection
             .as_ref()
@@ -220,6 +216,8 @@ impl Client {
         let request = Request::get(&self.options.path)
             .header("Host", &self.options.host)
             .body(Empty::new())?;
-        Ok(sender.send_request(request).await?)
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
     }
 }

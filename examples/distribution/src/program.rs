@@ -15,7 +15,7 @@ fn workers() -> usize {
 /// Runs a service: logs to standard error, works until its future ends.
 pub fn service(name: &'static str, main: impl Future<Output = Result<()>>) -> ExitCode {
     let filter = EnvFilter::try_from_env("FLYNN_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,slog=warn,tracing_slog=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,raft=warn,slog=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

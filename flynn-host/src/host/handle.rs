@@ -199,12 +199,28 @@ impl HostHandle {
             if !has(flags::LOGS) {
                 return Err(Error::NotRunning { job: id.clone() });
             }
-            let status = view.status.exit_status.unwrap_or(0);
-            let is_final = view.status.phase.is_final();
+            let JobStatus {
+                phase,
+                exit_status,
+                error,
+                ..
+            } = view.status;
+            let mut replay = self.replay(id, request, LOG_END).await?;
+            // A job that never ran has no exit status, and must not look like one that ended well.
+            if let (Phase::Failed, None) = (phase, exit_status) {
+                let why = error.unwrap_or_else(|| "the job could not be run".to_owned());
+                replay.push(Frame::Error(why));
+                return Ok(AttachSession {
+                    replay,
+                    live: None,
+                    exit: None,
+                });
+            }
+            let code = u32::try_from(exit_status.unwrap_or(0)).unwrap_or(255);
             return Ok(AttachSession {
-                replay: self.replay(id, request, LOG_END).await?,
+                replay,
                 live: None,
-                exit: is_final.then(|| u32::try_from(status).unwrap_or(255)),
+                exit: phase.is_final().then_some(code),
             });
         }
     }

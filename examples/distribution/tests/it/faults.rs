@@ -162,7 +162,10 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost(_: &Shared) -> Result<()
         "a job ran on a full disk: {output:?} {}",
         cluster.daemon_log(0)
     );
-    says(&String::from_utf8_lossy(&output.stderr), &["No space left"])?;
+    says(
+        &String::from_utf8_lossy(&output.stderr),
+        &["no space is left under", "free some"],
+    )?;
     let (status, body) = cluster.get("kept", "/")?;
     ensure!(status == 200 && body.starts_with("one "), "{status} {body}");
     drop(full);

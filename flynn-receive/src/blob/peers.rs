@@ -23,7 +23,7 @@ pub trait Peers: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] when they cannot be known at present.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) when they cannot be known at present.
     async fn peers(&self) -> Result<Vec<Peer>>;
 }
 

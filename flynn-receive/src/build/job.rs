@@ -135,6 +135,11 @@ impl JobBuildRunner {
         let mut env = self.env.clone();
         env.insert(JOB_ORDER_VARIABLE.to_owned(), json);
         env.insert("SOURCE_VERSION".to_owned(), order.commit.clone());
+        // The program that builds is also the one that serves static sites.
+        if let Some(program) = self.program.first() {
+            env.entry("FLYNN_STATIC_SERVER".to_owned())
+                .or_insert_with(|| program.clone());
+        }
         Ok(NewJob {
             artifacts: vec![source.id.clone()],
             args: self.program.clone(),

@@ -64,6 +64,7 @@ pub(crate) struct LineSplitter {
 
 impl LineSplitter {
     /// What came after the last newline.
+    #[cfg(feature = "process")]
     pub(crate) fn partial(&self) -> &[u8] {
         &self.partial
     }

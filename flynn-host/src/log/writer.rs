@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cursor, LogTarget};
+use super::LogTarget;
 
 /// Appends whole records to a job's log.
 #[derive(Debug)]
@@ -73,10 +73,11 @@ impl LogWriter {
     }
 
     /// The end of the log.
-    pub(crate) fn end(&mut self) -> io::Result<Cursor> {
+    #[cfg(feature = "process")]
+    pub(crate) fn end(&mut self) -> io::Result<super::Cursor> {
         self.locked(|log| {
             let (file, offset) = log.catch_up()?;
-            Ok(Cursor { file, offset })
+            Ok(super::Cursor { file, offset })
         })
     }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -66,6 +69,7 @@ impl Cell {
                 memory_bytes: 1 << 40,
                 disk_bytes: 1 << 40,
             })
+            .with_ports(ports())
             .with_drain_delay(Duration::from_millis(50))
             .with_stop_grace(Duration::from_secs(20))
     }
@@ -241,6 +245,14 @@ impl Drop for Cell {
             }
         }
     }
+}
+
+/// Ports that no other test of this run has, and hardly one of another run.
+fn ports() -> std::ops::RangeInclusive<u16> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let slot = (std::process::id() * 41 + NEXT.fetch_add(1, Ordering::Relaxed)) % 600;
+    let first = 20_000 + u16::try_from(slot).unwrap() * 20;
+    first..=first + 19
 }
 
 fn job(id: &JobId, spec: JobSpec) -> Job {

@@ -170,6 +170,7 @@ async fn a_job_whose_shim_is_killed_is_killed_too_and_started_again() {
     spec.limit.memory_bytes = 256 << 20;
     let id = cell.place(spec).await;
     cell.until_logged(&id, "ready").await;
+    cell.until_phase(&id, Phase::Up).await;
     let pid = cell.pid(&id);
     let cgroup = cell.cgroup(&id);
     nix::sys::signal::kill(cell.shim_pid(&id), nix::sys::signal::SIGKILL).unwrap();

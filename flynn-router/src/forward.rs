@@ -42,7 +42,7 @@ pub(crate) fn write_request(
     ] {
         out.extend_from_slice(part);
     }
-    let upgrade = head.upgrade();
+    let upgrade = head.upgrade(buffer);
     for field in head.fields.iter() {
         match field.role {
             Role::EndToEnd | Role::Host | Role::Cookie | Role::Expect | Role::ContentLength => {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
@@ -260,6 +261,9 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepte
     match listener.accept().await {
         Ok((stream, peer)) => {
             let local = stream.local_addr().ok()?;
+            // A client that is gone without a word must not stay for ever, whatever it was waiting for.
+            sockopt::set_socket_keepalive(&stream, true).ok()?;
+            sockopt::set_tcp_keepidle(&stream, CLIENT_KEEPALIVE).ok()?;
             Some((stream, peer, local, room))
         }
         Err(error) if is_of_the_connection(&error) => None,
@@ -270,6 +274,9 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepte
         }
     }
 }
+
+/// After so much silence the system asks whether a client is still there.
+const CLIENT_KEEPALIVE: Duration = Duration::from_secs(60);
 
 type Accepted = (TcpStream, SocketAddr, SocketAddr, OwnedSemaphorePermit);
 

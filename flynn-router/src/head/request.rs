@@ -104,10 +104,14 @@ impl RequestHead {
     }
 
     /// The protocol that the client wants to change to; a body goes before the change (RFC 9110, 7.8).
-    pub(crate) fn upgrade(&self) -> Option<Span> {
+    ///
+    /// `h2c` is not passed on: what came after it would be requests that nobody here has seen.
+    pub(crate) fn upgrade(&self, buffer: &[u8]) -> Option<Span> {
         let is_asked = self.fields.upgrade && !self.is_http_10;
-        let mut lines = self.fields.with(Role::Upgrade);
-        lines.next().filter(|_| is_asked).map(|f| f.value.clone())
+        let line = self.fields.single(Role::Upgrade).ok()??;
+        let mut protocols = buffer.get(line.value.clone())?.split(|b| *b == b',');
+        let is_h2c = protocols.any(|p| p.trim_ascii().eq_ignore_ascii_case(b"h2c"));
+        (is_asked && !is_h2c).then(|| line.value.clone())
     }
 
     fn read_framing(&self, buffer: &[u8]) -> Result<Framing, Refusal> {

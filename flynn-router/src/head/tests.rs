@@ -159,12 +159,16 @@ fn connection_removes_what_it_names_but_not_the_length_or_the_host() {
 fn an_upgrade_needs_both_headers_and_may_have_a_body() {
     let upgrade = |lines: &str| {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
-        parse(&head).unwrap().0.upgrade().is_some()
+        parse(&head).unwrap().0.upgrade(head.as_bytes()).is_some()
     };
     assert!(upgrade(
         "Connection: keep-alive, Upgrade\r\nUpgrade: websocket"
     ));
     assert!(!upgrade("Upgrade: websocket"));
+    assert!(!upgrade("Connection: upgrade\r\nUpgrade: websocket, H2C"));
+    assert!(!upgrade(
+        "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c"
+    ));
     assert!(!upgrade("Connection: upgrade"));
     assert!(upgrade(
         "Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 1"

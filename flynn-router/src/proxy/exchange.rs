@@ -215,7 +215,7 @@ impl Connection {
             is_head: method == b"HEAD",
             is_http_10: head.is_http_10,
             keeps_alive: head.keeps_alive(),
-            wants_upgrade: head.upgrade().is_some(),
+            wants_upgrade: head.upgrade(bytes).is_some(),
             is_idempotent: is_idempotent(method),
             streamed: None,
             sticky: sticky.map(|cookie| cookie.unwrap_or_default().to_owned()),

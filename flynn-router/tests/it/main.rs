@@ -10,6 +10,7 @@ mod client;
 mod stage;
 
 mod abuse;
+mod access_log;
 mod bodies;
 mod discovery;
 mod drain;

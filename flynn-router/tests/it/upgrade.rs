@@ -71,3 +71,36 @@ async fn an_upgraded_connection_ends_with_its_backend() {
     client.send("ping").await;
     within("the end", client.rest()).await;
 }
+
+#[tokio::test]
+async fn an_upgrade_may_follow_a_body_and_not_come_before_its_end() {
+    let backend = Backend::start(|mut conn| async move {
+        let head = conn.head().await.unwrap();
+        let early = head.contains("X-Early");
+        if !early {
+            assert_eq!(conn.client.exactly(4).await.unwrap(), b"body");
+        }
+        conn.client
+            .send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+            .await;
+        let everything = conn.client.rest().await;
+        conn.client.send(everything).await;
+    })
+    .await;
+    let stage = Stage::simple(&[backend.addr]).await;
+    let ask = |more| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: x\r\n{more}Content-Length: 4\r\n\r\nbo"
+        )
+    };
+    let mut client = stage.connect().await;
+    client.send(ask("")).await;
+    client.send("dy").await;
+    assert_eq!(client.response().await.status, 101);
+    client.send("new protocol").await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.rest().await, b"new protocol");
+    let mut client = stage.connect().await;
+    client.send(ask("X-Early: 1\r\n")).await;
+    assert_eq!(client.response().await.status, 502);
+}

@@ -1,6 +1,12 @@
 //! Memory that connections read into, recycled within a thread.
 
-use std::{cell::RefCell, io};
+use std::{
+    cell::RefCell,
+    future::Future as _,
+    io,
+    pin::pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::BufMut as _;
 use tokio::{
@@ -83,11 +89,20 @@ impl Buffer {
         self.read(io).await
     }
 
-    /// Reads what is there now, without waiting.
-    pub(crate) fn try_fill(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    /// As [`fill`](Self::fill), as a poll; holds no memory while it is pending.
+    pub(crate) fn poll_fill(
+        &mut self,
+        context: &mut Context<'_>,
+        stream: &mut TcpStream,
+    ) -> Poll<io::Result<usize>> {
+        ready!(stream.poll_read_ready(context))?;
         self.make_room(Self::SMALL, Self::SMALL);
-        let room = self.data.capacity() - self.data.len();
-        stream.try_read_buf(&mut (&mut self.data).limit(room))
+        // A read that takes less than it could also tells the runtime that nothing more is there: that saves asking.
+        let filled = pin!(self.read(stream)).poll(context);
+        if filled.is_pending() {
+            self.release();
+        }
+        filled
     }
 
     async fn read(&mut self, io: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {

@@ -269,7 +269,7 @@ pub async fn a_watch_gives_the_whole_list_at_once_and_after_each_change(
 
 async fn until(
     watch: &mut BoxStream<'static, Result<Vec<Route>>>,
-    is_expected: impl Fn(&[Route]) -> bool,
+    is_expected: impl Fn(&[Route]) -> bool + Send + Sync,
 ) {
     let mut last = Vec::new();
     let seen = tokio::time::timeout(DEADLINE, async {

@@ -205,7 +205,7 @@ impl Monitor {
     /// Waits until the router knows its routes. Never ends if the router ends before.
     pub async fn ready(&mut self) {
         if self.is_ready.wait_for(|ready| *ready).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

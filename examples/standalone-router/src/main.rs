@@ -68,7 +68,7 @@ async fn serve(settings: Settings) -> Result<()> {
         .run(vec![listener], async {
             // Without signals it runs until it is killed.
             if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         })
         .await;

@@ -23,6 +23,10 @@ impl StaticEndpoints {
 
     /// This list with a service at `addrs`, each `host:port`. The first one leads.
     #[must_use]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "a number is always an instance id"
+    )]
     pub fn with<A: Into<String>>(
         mut self,
         service: ServiceName,

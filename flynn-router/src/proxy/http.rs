@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     future::poll_fn,
-    io::ErrorKind,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     task::Poll,
@@ -165,16 +164,11 @@ impl Connection {
         self.up.release();
         self.out.clear();
         self.out.shrink_to(Buffer::SMALL);
-        let (stream, draining, down) = (&self.stream, &mut self.draining, &mut self.down);
+        let (stream, draining, down) = (&mut self.stream, &mut self.draining, &mut self.down);
         down.release();
         let first_bytes = poll_fn(|context| {
-            while let Poll::Ready(ready) = stream.poll_read_ready(context) {
-                match ready.and_then(|()| down.try_fill(stream)) {
-                    Ok(n) => return Poll::Ready(n > 0),
-                    // Being ready is a guess until it is tried.
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => down.release(),
-                    Err(_) => return Poll::Ready(false),
-                }
+            if let Poll::Ready(read) = down.poll_fill(context, stream) {
+                return Poll::Ready(read.is_ok_and(|n| n > 0));
             }
             draining.poll(context).map(|()| false)
         });

@@ -63,14 +63,11 @@ impl Follower {
         loop {
             let mut lists = self.parts.routes.watch();
             loop {
-                let item = match timeout(TRY_PORTS_AGAIN, lists.next()).await {
-                    Ok(item) => item,
-                    Err(_) => {
-                        if let Some(ports) = &mut self.ports {
-                            ports.try_again().await;
-                        }
-                        continue;
+                let Ok(item) = timeout(TRY_PORTS_AGAIN, lists.next()).await else {
+                    if let Some(ports) = &mut self.ports {
+                        ports.try_again().await;
                     }
+                    continue;
                 };
                 match item {
                     Some(Ok(routes)) => {

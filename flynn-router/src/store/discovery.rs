@@ -30,6 +30,7 @@ impl DiscoveryRouteStore {
 
     /// The routes in `backend`.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the literals are prefixes")]
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         let prefix = |text| Prefix::parse(text).expect("a literal that is a prefix");
         Self {

@@ -16,6 +16,8 @@ use crate::median;
 #[derive(Debug)]
 pub struct Report {
     name: &'static str,
+    /// What else the machine was doing when the bench began.
+    load: String,
     rows: Vec<Row>,
 }
 
@@ -92,8 +94,10 @@ impl Report {
     #[must_use]
     pub fn new(name: &'static str) -> Self {
         println!("bench {name}, {} at {}", machine(), commit());
+        let load = load();
         Self {
             name,
+            load,
             rows: Vec::new(),
         }
     }
@@ -191,7 +195,12 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let mut table = format!("{}, commit {}.\n\n", machine(), commit());
+        let mut table = format!(
+            "{}, commit {}, load {} before.\n\n",
+            machine(),
+            commit(),
+            self.load
+        );
         table.push_str(
             "| case | unit | ours | peer | | ratio | rounds |\n|---|---|--:|--:|---|--:|--:|\n",
         );
@@ -254,6 +263,12 @@ fn machine() -> String {
     format!("{model}, {cores} cores, Linux {}", kernel.trim())
 }
 
+/// How many programs wanted to run, on average over the last minute.
+fn load() -> String {
+    let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').next().unwrap_or_default().to_owned()
+}
+
 fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git")
@@ -300,6 +315,7 @@ mod tests {
     async fn medians_and_ratios_are_of_the_rounds() {
         let mut report = Report {
             name: "t",
+            load: String::new(),
             rows: Vec::new(),
         };
         let mut values = [1.0, 9.0, 2.0].into_iter();

@@ -17,6 +17,8 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 # Links the RocksDB that .ci/rocksdb compiled once, unless the caller brought one.
 ROCKSDB = export ROCKSDB_LIB_DIR="$${ROCKSDB_LIB_DIR:-$$(.ci/rocksdb '$(CACHE)/rocksdb')}" ROCKSDB_STATIC=1
+# The platform, sdutil and the jobs' shim.
+BUILD = cargo build --locked -p flynn-distribution -p flynn-sdutil -p flynn-host --features flynn-host/process
 STARTED = export FLYNN_BUILD_STARTED=$$(date +%s.%N)
 
 .PHONY: help demo stop test check bench build clean
@@ -25,12 +27,12 @@ help:
 
 build:
 	@.ci/setup build
-	@$(ROCKSDB); echo "build: compiling the platform's binaries"; cargo build --locked -p flynn-distribution -p flynn-sdutil
+	@$(ROCKSDB); echo "build: compiling the platform's binaries"; $(BUILD)
 
 demo:
 	@.ci/setup build demo
 	@$(STARTED); $(ROCKSDB); \
-	echo "demo: compiling the platform's binaries"; cargo build --locked -p flynn-distribution -p flynn-sdutil; \
+	echo "demo: compiling the platform's binaries"; $(BUILD); \
 	export FLYNN_BUILD_FINISHED=$$(date +%s.%N); \
 	exec "$$CARGO_TARGET_DIR/debug/flynn-demo" $(if $(ONCE),--once) --apps examples/apps --buildpacks flynn-receive/buildpacks --table target/demo.json
 

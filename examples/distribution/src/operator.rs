@@ -94,7 +94,7 @@ impl Operator {
         let rows: Vec<Value> = state
             .hosts()
             .map(|host| {
-                let role = raft.iter().find(|(addr, _)| addr == &host.host.addr).map_or("-", |(_, role)| role);
+                let role = raft.iter().find(|(addr, _)| addr == &host.host.addr).map_or(if raft.is_empty() { "-" } else { "learner" }, |(_, role)| role);
                 let up = state.jobs_on(&host.host.id).filter(|job| job.status.phase == Phase::Up).count();
                 let condition = match host.lost_since_ms {
                     Some(_) => "lost",

@@ -278,6 +278,14 @@ impl Testbed {
         }
     }
 
+    /// Forgets the daemon of host `n`, which has ended by itself, so that it can be started again.
+    pub fn forget_daemon(&mut self, n: usize) {
+        if let Some(mut child) = self.hosts[n].daemon.take() {
+            // It has ended: this only reaps it.
+            let _ = child.wait();
+        }
+    }
+
     /// Lets go of the daemons without stopping them.
     #[must_use]
     pub fn leave_running(mut self) -> PathBuf {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
 use flynn_discovery::{
     Backend, Error,
-    backend::raft::{MemberId, Peer, RaftBackend, RaftConfig, RocksLog, TcpTransport},
+    backend::raft::{MemberId, MemberRole, Peer, RaftBackend, RaftConfig, RocksLog, TcpTransport},
     http::{Client, RaftInfo, Secret, segment},
 };
 use serde_json::Value;
@@ -147,13 +147,14 @@ impl RaftInfo for Info {
             .map(|member| self.api_of(&member.addr))
     }
 
+    /// Those with a vote; learners serve, and are not listed.
     fn peers(&self) -> Vec<String> {
-        self.raft
-            .status()
+        let status = self.raft.status();
+        let voters = status
             .members
             .iter()
-            .map(|member| self.api_of(&member.addr))
-            .collect()
+            .filter(|member| member.role == MemberRole::Voter);
+        voters.map(|member| self.api_of(&member.addr)).collect()
     }
 
     fn index(&self) -> u64 {

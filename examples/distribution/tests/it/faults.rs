@@ -20,8 +20,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         a_second_host_with_a_known_id_is_refused,
     ),
     (
-        "faults::a_truncated_raft_log_is_told_and_the_others_go_on",
-        a_truncated_raft_log_is_told_and_the_others_go_on,
+        "faults::a_truncated_raft_log_is_told_and_the_member_joins_anew",
+        a_truncated_raft_log_is_told_and_the_member_joins_anew,
     ),
     (
         "faults::a_full_disk_is_told_and_nothing_acknowledged_is_lost",
@@ -100,7 +100,7 @@ fn a_second_host_with_a_known_id_is_refused(_: &Shared) -> Result<()> {
     )
 }
 
-fn a_truncated_raft_log_is_told_and_the_others_go_on(_: &Shared) -> Result<()> {
+fn a_truncated_raft_log_is_told_and_the_member_joins_anew(_: &Shared) -> Result<()> {
     let mut cluster = Cluster::boot(3)?;
     cluster.runtime.block_on(cluster.bed.cut_power(&[2]))?;
     let store = cluster.bed.hosts()[2].data_dir.join("store/db");
@@ -127,6 +127,21 @@ fn a_truncated_raft_log_is_told_and_the_others_go_on(_: &Shared) -> Result<()> {
     let status = runtime.block_on(async { tokio::time::timeout(PATIENCE, ended).await })??;
     ensure!(status.code() == Some(1), "{status:?}");
     says(&cluster.daemon_log(2), &["damaged", "remove"])?;
+    // What it said to do next works.
+    fs::remove_dir_all(cluster.bed.hosts()[2].data_dir.join("store"))?;
+    cluster.bed.forget_daemon(2);
+    cluster.bed.start_host(2)?;
+    cluster.eventually("the member to be back", || {
+        let hosts = cluster.host_json(0, &["list"])?;
+        let alive = hosts
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter(|host| host["state"] == "up")
+            .count();
+        ensure!(alive == 3, "{alive} hosts are up");
+        Ok(())
+    })?;
     // The two others still have everything.
     ensure!(
         cluster

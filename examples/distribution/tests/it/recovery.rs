@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Scenario,
-    fixture::{Cluster, Shared, web_app},
+    fixture::{Cluster, Shared, checked, web_app},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -17,10 +17,114 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         a_dead_host_goes_unnoticed_and_a_power_cut_is_survived,
     ),
     (
+        "recovery::a_host_joins_later_and_is_promoted_and_demoted",
+        a_host_joins_later_and_is_promoted_and_demoted,
+    ),
+    (
         "recovery::jobs_outlive_their_daemon_and_are_found_again",
         jobs_outlive_their_daemon_and_are_found_again,
     ),
 ];
+
+/// A fourth host is a learner of the store, runs jobs, and can be given a vote.
+fn a_host_joins_later_and_is_promoted_and_demoted(_: &Shared) -> Result<()> {
+    let cluster = Cluster::boot(3)?;
+    let first = &cluster.bed.hosts()[0];
+    let data_dir = cluster.dir().join("host4");
+    let addr = first.addr.to_string();
+    let addr = format!("{}.4", addr.rsplit_once('.').context("an IPv4 address")?.0);
+    let voters: Vec<String> = cluster
+        .bed
+        .hosts()
+        .iter()
+        .map(|host| format!("{}={}", host.id, host.addr))
+        .collect();
+    let output = cluster
+        .command("flynn-host")
+        .args([
+            "init",
+            "--id",
+            "host4",
+            "--addr",
+            &addr,
+            "--voters",
+            &voters.join(","),
+            "--data-dir",
+        ])
+        .arg(&data_dir)
+        .arg("--token-file")
+        .arg(first.data_dir.join("token"))
+        .output()?;
+    checked(output, "flynn-host init")?;
+    let _daemon = Daemon::start(&cluster, &data_dir)?;
+    let role = || -> Result<String> {
+        let hosts = cluster.host_json(0, &["list"])?;
+        let fourth = hosts
+            .as_array()
+            .context("a list")?
+            .iter()
+            .find(|host| host["id"] == "host4")
+            .context("it is not listed")?;
+        ensure!(fourth["state"] == "up", "{fourth}");
+        Ok(fourth["raft"].as_str().unwrap_or_default().to_owned())
+    };
+    cluster.eventually("the fourth host to be a learner", || {
+        let role = role()?;
+        ensure!(role == "learner", "{role}");
+        Ok(())
+    })?;
+    cluster.eventually("a router on the fourth host", || {
+        let jobs = up(&cluster, 0)?;
+        ensure!(
+            jobs.iter()
+                .any(|job| job["app"] == "router" && job["host"] == "host4"),
+            "{jobs:?}"
+        );
+        Ok(())
+    })?;
+    for (command, wanted) in [("promote", "follower"), ("demote", "learner")] {
+        let output = cluster
+            .command("flynn-host")
+            .args([command, "host4", "--data-dir"])
+            .arg(&first.data_dir)
+            .output()?;
+        checked(output, command)?;
+        cluster.eventually("the role to change", || {
+            let role = role()?;
+            ensure!(
+                role == wanted || (wanted == "follower" && role == "leader"),
+                "{role}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A daemon beside those of the testbed; it and its jobs end with the test.
+struct Daemon<'a>(std::process::Child, &'a Cluster, std::path::PathBuf);
+
+impl<'a> Daemon<'a> {
+    fn start(cluster: &'a Cluster, data_dir: &std::path::Path) -> Result<Self> {
+        let child = cluster
+            .command("flynn-host")
+            .args(["daemon", "--data-dir"])
+            .arg(data_dir)
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        Ok(Self(child, cluster, data_dir.to_owned()))
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self
+            .1
+            .runtime
+            .block_on(flynn_distribution::testbed::kill_all(&[self.2.clone()]));
+        let _ = self.0.wait();
+    }
+}
 
 fn up(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
     let jobs = cluster.host_json(host, &["ps"])?;

@@ -1,9 +1,9 @@
 //! A request and its answer.
 
+mod receiving;
+mod sending;
+
 use std::{
-    fmt::Write as _,
-    future::pending,
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,31 +11,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
-    time::Instant,
-};
+use tokio::{net::TcpStream, time::Instant};
 
+use self::{receiving::Receiving, sending::Sending};
 use super::{
-    HttpTarget, Proxy,
+    HttpTarget,
     access::Access,
     connect::connect,
     http::{Connection, Next},
     upgrade,
 };
 use crate::{
-    body::{Body, Framing, Part},
-    buffer::Buffer,
+    body::Body,
     endpoint::Endpoint,
-    forward::{self, RequestFacts, ResponseFacts},
-    head::{BadResponse, ResponseHead, may_be_complete},
+    forward::{self, RequestFacts},
     retry::{Failure, History, is_idempotent, may_repeat},
     service::{HowTried, Tried, Wish},
-    timer::Timer,
 };
 
 /// The cookie of sticky routes.
@@ -187,9 +178,7 @@ impl Connection {
                     if may_repeat(failure, &history) {
                         continue;
                     }
-                    return self
-                        .failed(failure, access, history.was_answered, is_read)
-                        .await;
+                    return self.failed(failure, access, is_read).await;
                 }
                 Outcome::Broken => {
                     self.proxy.counters.bad_gateway.add();
@@ -311,7 +300,7 @@ impl Connection {
             (Some(Failure::Connect), _) => {
                 format!("no backend of service {service} accepts connections")
             }
-            (Some(failure), _) => return self.failed(failure, access, false, is_read).await,
+            (Some(failure), _) => return self.failed(failure, access, is_read).await,
             (None, true) if !is_empty => format!("service {service} has no leader"),
             (None, _) => format!("service {service} has no backends"),
         };
@@ -319,13 +308,7 @@ impl Connection {
         self.answer(access, 503, &sentence, is_read).await
     }
 
-    async fn failed(
-        &mut self,
-        failure: Failure,
-        access: &mut Access,
-        was_answered: bool,
-        is_read: bool,
-    ) -> Next {
+    async fn failed(&mut self, failure: Failure, access: &mut Access, is_read: bool) -> Next {
         let counters = &self.proxy.counters;
         let (status, sentence) = match failure {
             Failure::Connect => (503, "no backend accepts connections"),
@@ -341,8 +324,6 @@ impl Connection {
             503 => counters.no_backend.add(),
             _ => counters.timeouts.add(),
         }
-        // After an interim response another status is still a good answer.
-        let _ = was_answered;
         self.answer(access, status, sentence, is_read).await
     }
 
@@ -369,295 +350,6 @@ impl Connection {
             return Next::Abort;
         }
         self.answer(access, status, sentence, false).await
-    }
-}
-
-/// From the client to the backend.
-struct Sending<'a, 's> {
-    from: &'a mut ReadHalf<'s>,
-    to: &'a mut WriteHalf<'s>,
-    down: &'a mut Buffer,
-    head: &'a [u8],
-    body: Option<Body>,
-    idle_timeout: Duration,
-    progress: &'a Progress,
-}
-
-impl Sending<'_, '_> {
-    /// Sends all of the request, then watches the client. Ends only with a fault of the client: what goes wrong with the
-    /// backend is seen, with an answer that may have come before, by whoever reads from it.
-    async fn run(&mut self) -> ClientFault {
-        /// How much of the next request is read while this one is answered.
-        const AHEAD: usize = Buffer::SMALL;
-        if self.send_head().await.is_err() {
-            return pending().await;
-        }
-        if let Some(body) = self.body.take() {
-            match self.send_body(body).await {
-                Ok(()) => {}
-                Err(Some(fault)) => return fault,
-                Err(None) => return pending().await,
-            }
-        }
-        self.progress.is_sent.store(true, Ordering::Relaxed);
-        while self.down.len() < AHEAD {
-            match self.down.fill(self.from, AHEAD).await {
-                Ok(0) | Err(_) => return ClientFault::Gone,
-                Ok(_) => {}
-            }
-        }
-        pending().await
-    }
-
-    async fn send_head(&mut self) -> io::Result<()> {
-        let mut rest = self.head;
-        while !rest.is_empty() {
-            let n = self.to.write(rest).await?;
-            if n == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            self.progress.was_sent.store(true, Ordering::Relaxed);
-            rest = &rest[n..];
-        }
-        Ok(())
-    }
-
-    /// `Err(None)`: the backend takes no more.
-    async fn send_body(&mut self, mut body: Body) -> Result<(), Option<ClientFault>> {
-        let mut timer = Timer::new();
-        let mut last = 0;
-        while !body.is_done() {
-            if self.down.is_empty() {
-                let fill = self.down.fill_after(self.from, last);
-                match timer.limit(self.idle_timeout, fill).await {
-                    Ok(Ok(0) | Err(_)) => return Err(Some(ClientFault::Gone)),
-                    Ok(Ok(n)) => last = n,
-                    Err(_) => return Err(Some(ClientFault::SlowBody)),
-                }
-            }
-            let n = body
-                .scan(self.down.bytes())
-                .map_err(|_| Some(ClientFault::BadBody))?;
-            let sent = self.to.write_all(&self.down.bytes()[..n]).await;
-            sent.map_err(|_| None)?;
-            self.down.consume(n);
-        }
-        Ok(())
-    }
-}
-
-/// From the backend to the client.
-struct Receiving<'a, 's> {
-    proxy: &'a Proxy,
-    from: &'a mut ReadHalf<'s>,
-    to: &'a mut WriteHalf<'s>,
-    up: &'a mut Buffer,
-    reply: &'a mut Vec<u8>,
-    response: &'a mut ResponseHead,
-    timer: &'a mut Timer,
-    request: &'a Request,
-    endpoint: &'a Endpoint,
-    progress: &'a Progress,
-    access: &'a mut Access,
-}
-
-impl Receiving<'_, '_> {
-    async fn run(&mut self) -> Outcome {
-        loop {
-            if let Err(failure) = self.read_head().await {
-                return Outcome::Failed(failure);
-            }
-            if !self.response.is_interim() {
-                break;
-            }
-            if self.pass_on_interim().await.is_err() {
-                return Outcome::Client(ClientFault::Gone);
-            }
-        }
-        self.access.status = self.response.status;
-        if self.response.status == 101 {
-            return self.pass_on_upgrade().await;
-        }
-        self.pass_on().await
-    }
-
-    async fn read_head(&mut self) -> Result<(), Failure> {
-        let limits = &self.proxy.limits;
-        let mut seen = 0;
-        loop {
-            let bytes = self.up.bytes();
-            if !bytes.is_empty() && may_be_complete(bytes, seen) {
-                match self.response.parse(bytes, self.request.is_head) {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => {}
-                    Err(BadResponse(why)) => return Err(self.bad_response(why)),
-                }
-            }
-            seen = bytes.len();
-            if seen >= limits.max_head_bytes {
-                return Err(self.bad_response("a head that is too large"));
-            }
-            let fill = self.up.fill(self.from, limits.max_head_bytes);
-            match self.timer.limit(limits.response_timeout, fill).await {
-                Ok(Ok(0) | Err(_)) => {
-                    let was_sent = self.progress.was_sent.load(Ordering::Relaxed);
-                    return Err(Failure::Closed { was_sent });
-                }
-                Ok(Ok(_)) => {}
-                // The time for the answer begins with the end of the request.
-                Err(_) if !self.progress.is_sent.load(Ordering::Relaxed) => {}
-                Err(_) => return Err(Failure::TimedOut),
-            }
-        }
-    }
-
-    fn bad_response(&self, why: &str) -> Failure {
-        let (id, addr) = (self.endpoint.id(), self.endpoint.addr());
-        tracing::warn!(%id, %addr, why, "a backend answered with something that is not an HTTP response");
-        Failure::BadResponse
-    }
-
-    /// `100 Continue` and the like, for clients that know them.
-    async fn pass_on_interim(&mut self) -> io::Result<()> {
-        if !self.request.is_http_10 {
-            self.write_head(false, None);
-            self.progress.was_answered.store(true, Ordering::Relaxed);
-            self.to.write_all(self.reply).await?;
-        }
-        self.up.consume(self.response.len);
-        Ok(())
-    }
-
-    async fn pass_on_upgrade(&mut self) -> Outcome {
-        if !self.request.wants_upgrade {
-            return Outcome::Failed(self.bad_response("an upgrade that nobody asked for"));
-        }
-        // What is left of the request's body would be taken for the new protocol.
-        if !self.progress.is_sent.load(Ordering::Relaxed) {
-            return Outcome::Failed(self.bad_response("an upgrade before the end of the request"));
-        }
-        self.write_head(false, None);
-        self.up.consume(self.response.len);
-        self.progress.was_answered.store(true, Ordering::Relaxed);
-        match self.to.write_all(self.reply).await {
-            Ok(()) => Outcome::Upgraded,
-            Err(_) => Outcome::Client(ClientFault::Gone),
-        }
-    }
-
-    /// Passes on head and body.
-    async fn pass_on(&mut self) -> Outcome {
-        let framing = self.response.framing;
-        // An HTTP/1.0 client knows no chunks: it gets what is in them, to the end of the connection.
-        let unwraps = framing == Framing::Chunked && self.request.is_http_10;
-        let client_stays = self.request.keeps_alive
-            && !unwraps
-            && framing != Framing::UntilClose
-            && self.progress.is_sent.load(Ordering::Relaxed)
-            && !self.proxy.drain.has_begun();
-        let cookie = self.cookie();
-        self.write_head(!client_stays, cookie.as_deref());
-        self.up.consume(self.response.len);
-        self.progress.was_answered.store(true, Ordering::Relaxed);
-        let mut body = Body::new(framing);
-        match self.pass_on_body(&mut body, unwraps).await {
-            Ok(()) => Outcome::Done {
-                client_stays,
-                backend_stays: self.response.keeps_alive()
-                    && self.progress.is_sent.load(Ordering::Relaxed),
-            },
-            Err(outcome) => outcome,
-        }
-    }
-
-    /// Passes on the head, which is in `reply`, with what is there of the body, and then the rest as it comes.
-    async fn pass_on_body(&mut self, body: &mut Body, unwraps: bool) -> Result<(), Outcome> {
-        /// Up to so much of a body goes into one write with the head.
-        const TOGETHER: usize = Buffer::SMALL;
-        let idle_timeout = self.proxy.limits.idle_timeout;
-        let mut last = self.up.len();
-        loop {
-            let mut taken = 0;
-            if unwraps {
-                taken = self.unwrap_chunks(body)?;
-            } else if !body.is_done() {
-                taken = body.scan(self.up.bytes()).map_err(|_| Outcome::Broken)?;
-                self.access.bytes += taken as u64;
-                if taken <= TOGETHER && !self.reply.is_empty() {
-                    self.reply.extend_from_slice(&self.up.bytes()[..taken]);
-                    self.up.consume(taken);
-                    taken = 0;
-                }
-            }
-            let pieces = [
-                &self.reply[..],
-                if unwraps {
-                    &[]
-                } else {
-                    &self.up.bytes()[..taken]
-                },
-            ];
-            for piece in pieces {
-                if !piece.is_empty() {
-                    let write = self.to.write_all(piece);
-                    match self.timer.limit(idle_timeout, write).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) | Err(_) => return Err(Outcome::Client(ClientFault::Gone)),
-                    }
-                }
-            }
-            self.reply.clear();
-            self.up.consume(taken);
-            if body.is_done() {
-                return Ok(());
-            }
-            let fill = self.up.fill_after(self.from, last);
-            match self.timer.limit(idle_timeout, fill).await {
-                Ok(Ok(0)) if matches!(body, Body::UntilClose) => return Ok(()),
-                Ok(Ok(0) | Err(_)) | Err(_) => return Err(Outcome::Broken),
-                Ok(Ok(n)) => last = n,
-            }
-        }
-    }
-
-    /// Moves what is in the chunks from `up` to `reply`; returns how much of `up` that was.
-    fn unwrap_chunks(&mut self, body: &mut Body) -> Result<usize, Outcome> {
-        let bytes = self.up.bytes();
-        let mut taken = 0;
-        while taken < bytes.len() {
-            match body.next(&bytes[taken..]).map_err(|_| Outcome::Broken)? {
-                Part::Frame(n) => taken += n,
-                Part::Data(n) => {
-                    self.reply.extend_from_slice(&bytes[taken..taken + n]);
-                    self.access.bytes += n as u64;
-                    taken += n;
-                }
-                Part::End => break,
-            }
-        }
-        Ok(taken)
-    }
-
-    fn write_head(&mut self, close: bool, cookie: Option<&str>) {
-        let facts = ResponseFacts {
-            close,
-            is_http_10: self.request.is_http_10,
-            cookie,
-        };
-        self.reply.clear();
-        forward::write_response(self.reply, self.response, self.up.bytes(), &facts);
-    }
-
-    /// The cookie that leads the client back here, if it has another or none.
-    fn cookie(&self) -> Option<String> {
-        let given = self.request.sticky.as_ref()?;
-        let value = self.endpoint.cookie();
-        (given != value).then(|| {
-            let mut cookie = String::new();
-            // Writing to a string cannot fail.
-            let _ = write!(cookie, "{COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax");
-            cookie
-        })
     }
 }
 

@@ -1,6 +1,6 @@
-//! An own scheduling policy: batches with deadlines, the most urgent first, on the cheapest host that has room.
-//!
 //! Run with `cargo run -p custom-scheduler`.
+//!
+//! An own scheduling policy: batches with deadlines, the most urgent first, on the cheapest host that has room.
 #![allow(clippy::print_stdout, reason = "an example shows what it did")]
 
 mod deadline;

@@ -1,5 +1,3 @@
-//! flynn-router alone: no discovery, no platform, a list of addresses.
-//!
 //! Run with
 //!
 //! ```text
@@ -8,8 +6,9 @@
 //! curl -H 'Host: example.test' http://127.0.0.1:8080/api/
 //! ```
 //!
-//! Each argument after the address to listen on is a domain with an optional path, or `:` and a TCP port, then `=` and
-//! where the traffic goes. Ctrl-C lets what is in flight finish.
+//! flynn-router alone: no discovery, no platform, a list of addresses. Each argument after the address to listen on is a
+//! domain with an optional path, or `:` and a TCP port, then `=` and where the traffic goes. Ctrl-C lets what is in
+//! flight finish.
 #![allow(clippy::print_stderr, reason = "a program talks to its terminal")]
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};

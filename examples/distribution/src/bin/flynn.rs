@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
+use flynn_distribution::{cli, program};
+
 fn main() -> ExitCode {
-    flynn_distribution::cli::main()
+    program::command("flynn", cli::run(cli::Cli::parse()))
 }

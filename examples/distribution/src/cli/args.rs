@@ -12,10 +12,10 @@ use clap::{Args, Parser, Subcommand};
     propagate_version = true,
     arg_required_else_help = true
 )]
-pub(crate) struct Cli {
+pub struct Cli {
     /// The app, or the git remote that names it.
     #[arg(short, long, global = true, env = "FLYNN_APP", value_name = "APP")]
-    pub(crate) app: Option<String>,
+    pub app: Option<String>,
     /// The cluster, one of `flynn cluster`.
     #[arg(
         short,
@@ -24,18 +24,18 @@ pub(crate) struct Cli {
         env = "FLYNN_CLUSTER",
         value_name = "CLUSTER"
     )]
-    pub(crate) cluster: Option<String>,
+    pub cluster: Option<String>,
     /// Print JSON.
     #[arg(long, global = true)]
-    pub(crate) json: bool,
+    pub json: bool,
     /// What to do.
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 /// What `flynn` can do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Create an app and a git remote to push it to.
     Create {
         /// The app's name; one is made up if it is left out.
@@ -132,7 +132,7 @@ pub(crate) enum Command {
 
 /// `flynn remote …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum RemoteCommand {
+pub enum RemoteCommand {
     /// Add a git remote for the app.
     Add {
         /// Its name.
@@ -146,7 +146,7 @@ pub(crate) enum RemoteCommand {
 
 /// `flynn key …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
+pub enum KeyCommand {
     /// Let the holder of a key push.
     Add {
         /// The public key's file; the first of ~/.ssh/id_*.pub if it is left out.
@@ -163,7 +163,7 @@ pub(crate) enum KeyCommand {
 
 /// `flynn env …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum EnvCommand {
+pub enum EnvCommand {
     /// Print one variable.
     Get {
         /// Its name.
@@ -185,61 +185,61 @@ pub(crate) enum EnvCommand {
 
 /// `flynn scale …`
 #[derive(Debug, Args)]
-pub(crate) struct ScaleArgs {
+pub struct ScaleArgs {
     /// How many of each: `web=3`; types that are not named stay as they are.
     #[arg(value_name = "TYPE=N")]
-    pub(crate) types: Vec<String>,
+    pub types: Vec<String>,
     /// Do not wait until the jobs have changed.
     #[arg(short, long)]
-    pub(crate) no_wait: bool,
+    pub no_wait: bool,
     /// Of this release instead of the current one.
     #[arg(short, long)]
-    pub(crate) release: Option<String>,
+    pub release: Option<String>,
     /// Show all releases that run.
     #[arg(short = 'A', long)]
-    pub(crate) all: bool,
+    pub all: bool,
 }
 
 /// `flynn log …`
 #[derive(Debug, Args)]
-pub(crate) struct LogArgs {
+pub struct LogArgs {
     /// Go on as more is written.
     #[arg(short, long)]
-    pub(crate) follow: bool,
+    pub follow: bool,
     /// Of one job only.
     #[arg(short, long)]
-    pub(crate) job: Option<String>,
+    pub job: Option<String>,
     /// Begin with so many lines of each job.
     #[arg(short = 'n', long, value_name = "N")]
-    pub(crate) number: Option<usize>,
+    pub number: Option<usize>,
     /// Without time and source.
     #[arg(short, long)]
-    pub(crate) raw_output: bool,
+    pub raw_output: bool,
     /// What was written to standard error on standard error.
     #[arg(short, long)]
-    pub(crate) split_stderr: bool,
+    pub split_stderr: bool,
     /// Of one process type only.
     #[arg(short = 't', long, value_name = "TYPE")]
-    pub(crate) process_type: Option<String>,
+    pub process_type: Option<String>,
 }
 
 /// `flynn run …`
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
+pub struct RunArgs {
     /// Do not attach: print the job's id and return.
     #[arg(short, long)]
-    pub(crate) detached: bool,
+    pub detached: bool,
     /// In this release instead of the current one.
     #[arg(short, long)]
-    pub(crate) release: Option<String>,
+    pub release: Option<String>,
     /// The command.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<String>,
+    pub command: Vec<String>,
 }
 
 /// `flynn route …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum RouteCommand {
+pub enum RouteCommand {
     /// List the routes.
     List,
     /// Add a route.
@@ -254,7 +254,7 @@ pub(crate) enum RouteCommand {
 
 /// `flynn route add …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum RouteAdd {
+pub enum RouteAdd {
     /// By domain, and path if there is one.
     Http {
         /// `domain` or `domain/path`.
@@ -294,7 +294,7 @@ pub(crate) enum RouteAdd {
 
 /// `flynn release …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum ReleaseCommand {
+pub enum ReleaseCommand {
     /// List the releases, the newest first.
     List,
     /// Show one.
@@ -322,7 +322,7 @@ pub(crate) enum ReleaseCommand {
 
 /// `flynn deployment …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum DeploymentCommand {
+pub enum DeploymentCommand {
     /// List the deployments, the newest first.
     List,
     /// Show or set how long a step of a deployment may take.
@@ -344,7 +344,7 @@ pub(crate) enum DeploymentCommand {
 
 /// `flynn cluster …`
 #[derive(Debug, Subcommand)]
-pub(crate) enum ClusterCommand {
+pub enum ClusterCommand {
     /// List the clusters.
     List,
     /// Add a cluster.

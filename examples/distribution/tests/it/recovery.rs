@@ -121,9 +121,7 @@ impl Drop for Daemon<'_> {
         let _ = self
             .1
             .runtime
-            .block_on(flynn_distribution::testbed::kill_all(std::slice::from_ref(
-                &self.2,
-            )));
+            .block_on(flynn_distribution::testbed::kill_all(&[self.2.clone()]));
         let _ = self.0.wait();
     }
 }

@@ -304,7 +304,7 @@ impl Bootstrap {
     }
 
     /// Waits until every app's formation stands.
-    async fn wait_jobs(&mut self) -> Result<String> {
+    async fn wait_jobs(&self) -> Result<String> {
         let deadline = Instant::now() + self.limit;
         loop {
             let state = self.operator.state().await?;

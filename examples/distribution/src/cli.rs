@@ -1,7 +1,7 @@
 //! `flynn`: the users' command line, a client of the controller's API.
 
 mod app;
-pub mod args;
+mod args;
 pub mod config;
 mod context;
 mod env;
@@ -15,22 +15,25 @@ mod scale;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Parser as _;
 
-pub use self::args::Cli;
 pub(crate) use self::context::client;
 use self::{
-    args::{ClusterCommand, Command},
+    args::{Cli, ClusterCommand, Command},
     config::{Cluster, Config},
     context::Context,
     output::{Format, table},
 };
+use crate::program;
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    program::command("flynn", run(Cli::parse()))
+}
 
 /// Carries out a command; the exit status is that of the job for `flynn run`.
-///
-/// # Errors
-///
-/// When the command failed; the error is one sentence.
-pub async fn run(cli: Cli) -> Result<ExitCode> {
+async fn run(cli: Cli) -> Result<ExitCode> {
     let format = if cli.json { Format::Json } else { Format::Text };
     let context = Context::new(cli.app, cli.cluster, format)?;
     match cli.command {

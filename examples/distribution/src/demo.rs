@@ -500,7 +500,9 @@ async fn jobs_up(bed: &Testbed) -> Result<BTreeMap<String, (u64, bool)>> {
                 job["app"].as_str().unwrap_or("-"),
                 job["type"].as_str().unwrap_or("-")
             );
-            let entry = sums.entry(group).or_insert((0, job["omni"] == true));
+            let entry = sums
+                .entry(group)
+                .or_insert_with(|| (0, job["omni"] == true));
             entry.0 += 1;
         }
     }

@@ -197,9 +197,9 @@ impl Operator {
         while let Some(entry) = log.next().await {
             let entry = entry?;
             if entry.stream == LogStream::Stderr {
-                note(&entry.msg)
+                note(&entry.msg);
             } else {
-                line(&entry.msg)
+                line(&entry.msg);
             }
         }
         Ok(())

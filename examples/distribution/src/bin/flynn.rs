@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use flynn_distribution::{cli, program};
-
 fn main() -> ExitCode {
-    program::command("flynn", cli::run(cli::Cli::parse()))
+    flynn_distribution::cli::main()
 }

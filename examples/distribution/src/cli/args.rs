@@ -12,10 +12,10 @@ use clap::{Args, Parser, Subcommand};
     propagate_version = true,
     arg_required_else_help = true
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The app, or the git remote that names it.
     #[arg(short, long, global = true, env = "FLYNN_APP", value_name = "APP")]
-    pub app: Option<String>,
+    pub(crate) app: Option<String>,
     /// The cluster, one of `flynn cluster`.
     #[arg(
         short,
@@ -24,18 +24,18 @@ pub struct Cli {
         env = "FLYNN_CLUSTER",
         value_name = "CLUSTER"
     )]
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// Print JSON.
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What `flynn` can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Create an app and a git remote to push it to.
     Create {
         /// The app's name; one is made up if it is left out.
@@ -132,7 +132,7 @@ pub enum Command {
 
 /// `flynn remote …`
 #[derive(Debug, Subcommand)]
-pub enum RemoteCommand {
+pub(crate) enum RemoteCommand {
     /// Add a git remote for the app.
     Add {
         /// Its name.
@@ -146,7 +146,7 @@ pub enum RemoteCommand {
 
 /// `flynn key …`
 #[derive(Debug, Subcommand)]
-pub enum KeyCommand {
+pub(crate) enum KeyCommand {
     /// Let the holder of a key push.
     Add {
         /// The public key's file; the first of ~/.ssh/id_*.pub if it is left out.
@@ -163,7 +163,7 @@ pub enum KeyCommand {
 
 /// `flynn env …`
 #[derive(Debug, Subcommand)]
-pub enum EnvCommand {
+pub(crate) enum EnvCommand {
     /// Print one variable.
     Get {
         /// Its name.
@@ -185,61 +185,61 @@ pub enum EnvCommand {
 
 /// `flynn scale …`
 #[derive(Debug, Args)]
-pub struct ScaleArgs {
+pub(crate) struct ScaleArgs {
     /// How many of each: `web=3`; types that are not named stay as they are.
     #[arg(value_name = "TYPE=N")]
-    pub types: Vec<String>,
+    pub(crate) types: Vec<String>,
     /// Do not wait until the jobs have changed.
     #[arg(short, long)]
-    pub no_wait: bool,
+    pub(crate) no_wait: bool,
     /// Of this release instead of the current one.
     #[arg(short, long)]
-    pub release: Option<String>,
+    pub(crate) release: Option<String>,
     /// Show all releases that run.
     #[arg(short = 'A', long)]
-    pub all: bool,
+    pub(crate) all: bool,
 }
 
 /// `flynn log …`
 #[derive(Debug, Args)]
-pub struct LogArgs {
+pub(crate) struct LogArgs {
     /// Go on as more is written.
     #[arg(short, long)]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// Of one job only.
     #[arg(short, long)]
-    pub job: Option<String>,
+    pub(crate) job: Option<String>,
     /// Begin with so many lines of each job.
     #[arg(short = 'n', long, value_name = "N")]
-    pub number: Option<usize>,
+    pub(crate) number: Option<usize>,
     /// Without time and source.
     #[arg(short, long)]
-    pub raw_output: bool,
+    pub(crate) raw_output: bool,
     /// What was written to standard error on standard error.
     #[arg(short, long)]
-    pub split_stderr: bool,
+    pub(crate) split_stderr: bool,
     /// Of one process type only.
     #[arg(short = 't', long, value_name = "TYPE")]
-    pub process_type: Option<String>,
+    pub(crate) process_type: Option<String>,
 }
 
 /// `flynn run …`
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Do not attach: print the job's id and return.
     #[arg(short, long)]
-    pub detached: bool,
+    pub(crate) detached: bool,
     /// In this release instead of the current one.
     #[arg(short, long)]
-    pub release: Option<String>,
+    pub(crate) release: Option<String>,
     /// The command.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// `flynn route …`
 #[derive(Debug, Subcommand)]
-pub enum RouteCommand {
+pub(crate) enum RouteCommand {
     /// List the routes.
     List,
     /// Add a route.
@@ -254,7 +254,7 @@ pub enum RouteCommand {
 
 /// `flynn route add …`
 #[derive(Debug, Subcommand)]
-pub enum RouteAdd {
+pub(crate) enum RouteAdd {
     /// By domain, and path if there is one.
     Http {
         /// `domain` or `domain/path`.
@@ -294,7 +294,7 @@ pub enum RouteAdd {
 
 /// `flynn release …`
 #[derive(Debug, Subcommand)]
-pub enum ReleaseCommand {
+pub(crate) enum ReleaseCommand {
     /// List the releases, the newest first.
     List,
     /// Show one.
@@ -322,7 +322,7 @@ pub enum ReleaseCommand {
 
 /// `flynn deployment …`
 #[derive(Debug, Subcommand)]
-pub enum DeploymentCommand {
+pub(crate) enum DeploymentCommand {
     /// List the deployments, the newest first.
     List,
     /// Show or set how long a step of a deployment may take.
@@ -344,7 +344,7 @@ pub enum DeploymentCommand {
 
 /// `flynn cluster …`
 #[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
+pub(crate) enum ClusterCommand {
     /// List the clusters.
     List,
     /// Add a cluster.

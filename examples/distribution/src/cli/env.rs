@@ -48,7 +48,7 @@ pub(super) async fn run(
         }
         Some(EnvCommand::Unset { names }) => {
             change(context, &app, current, process_type, |env| {
-                env.retain(|name, _| !names.contains(name))
+                env.retain(|name, _| !names.contains(name));
             })
             .await
         }

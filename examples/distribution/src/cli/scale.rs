@@ -114,7 +114,7 @@ pub(super) async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
                     JobState::Crashed | JobState::Failed | JobState::Blocked
                 ) || job.restarts.is_some_and(|n| n > 0)
                 {
-                    last_error = job.host_error.or(last_error.take());
+                    last_error = job.host_error.or_else(|| last_error.take());
                 }
                 continue;
             }
@@ -179,7 +179,7 @@ async fn show(context: &Context, app: &str, current: &str, all: bool) -> Result<
             .map(|name| (name.clone(), 0))
             .collect();
         formations.push(flynn_controller::model::Formation {
-            app: release.app_id.clone(),
+            app: release.app_id,
             release: current.to_owned(),
             processes,
             ..Default::default()

@@ -95,7 +95,7 @@ impl Load {
                 }
                 Err(error) => {
                     sum.failed += 1;
-                    sum.first_failure.get_or_insert(error.to_string());
+                    sum.first_failure.get_or_insert_with(|| error.to_string());
                 }
             }
         }

@@ -87,10 +87,6 @@ fn a_push_with_an_unknown_key_is_refused(shared: &Shared) -> Result<()> {
 fn a_push_to_an_unknown_app_is_refused(shared: &Shared) -> Result<()> {
     let cluster = shared.cluster()?;
     let repository = cluster.repository("known", &files(&web_app("one")))?;
-    let url = cluster
-        .git(&repository, &["remote", "get-url", "flynn"])
-        .map(|_| ())?;
-    let () = url;
     let remotes = cluster.git_output(&repository, &["remote", "get-url", "flynn"], &cluster.key)?;
     let url = String::from_utf8(remotes.stdout)?
         .trim()

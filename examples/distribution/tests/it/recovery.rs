@@ -121,7 +121,9 @@ impl Drop for Daemon<'_> {
         let _ = self
             .1
             .runtime
-            .block_on(flynn_distribution::testbed::kill_all(&[self.2.clone()]));
+            .block_on(flynn_distribution::testbed::kill_all(std::slice::from_ref(
+                &self.2,
+            )));
         let _ = self.0.wait();
     }
 }

@@ -170,7 +170,6 @@ impl Core {
             read_only_option: ReadOnlyOption::Safe,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: MAX_COMMITTED_BYTES,
-            batch_append: true,
             ..raft::Config::default()
         };
         config.validate().map_err(|e| invalid(e.to_string()))?;
@@ -792,7 +791,7 @@ pub(crate) fn unavailable(why: impl Into<String>) -> Error {
 const MAX_APPEND_BYTES: u64 = 1 << 20;
 
 /// The most messages with entries on their way to one follower.
-const MAX_INFLIGHT: usize = 256;
+const MAX_INFLIGHT: usize = 64;
 
 /// Proposals beyond this many bytes without a majority wait.
 const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;

@@ -87,6 +87,7 @@ pub(crate) struct Driver {
     calls: HashMap<Ticket, Reply>,
     next_ticket: u64,
     peers: Vec<Peer>,
+    removed: Vec<MemberId>,
     has_new_members: bool,
     stop: Option<Stop>,
 }
@@ -131,6 +132,7 @@ impl Driver {
             calls: HashMap::new(),
             next_ticket: 0,
             peers: Vec::new(),
+            removed: Vec::new(),
             has_new_members: false,
             stop: None,
         }
@@ -384,9 +386,10 @@ impl Driver {
             .into_iter()
             .map(|(id, addr)| Peer { id, addr })
             .collect();
-        if peers != self.peers {
-            self.transport.set_peers(&peers);
-            self.peers = peers;
+        let removed = self.shared.machine.read().membership.removed.clone();
+        if (&peers, &removed) != (&self.peers, &self.removed) {
+            self.transport.set_peers(&peers, &removed);
+            (self.peers, self.removed) = (peers, removed);
         }
     }
 
@@ -492,7 +495,13 @@ impl Host for Driver {
     }
 
     fn write(&mut self, batch: Batch, sync: bool) -> Result<(), LogError> {
-        self.store.write(batch, sync)
+        let started = Instant::now();
+        let result = self.store.write(batch, sync);
+        let took = started.elapsed();
+        if took > SLOW_WRITE {
+            tracing::warn!(member = %self.config.me(), ?took, "the disk is slow");
+        }
+        result
     }
 
     fn committed(&mut self, revision: Revision, changes: &[Change]) {
@@ -547,6 +556,9 @@ impl std::fmt::Display for Chain<'_> {
 
 /// How many events are taken in before they are acted upon.
 const MAX_EVENTS_PER_TURN: usize = 4096;
+
+/// A write that takes longer is worth a word: a few of them, and the others elect a new leader.
+const SLOW_WRITE: Duration = Duration::from_millis(300);
 
 /// How often a full disk is tried again.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);

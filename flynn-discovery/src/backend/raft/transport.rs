@@ -33,8 +33,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Begins to receive. Called once, on a tokio runtime.
     fn start(&self, local: Local, inbox: Inbox);
 
-    /// Who can be reached from now on. Connections to others are closed.
-    fn set_peers(&self, peers: &[Peer]);
+    /// Who can be reached from now on, and whose connections are refused because they were removed for good.
+    fn set_peers(&self, peers: &[Peer], removed: &[MemberId]);
 
     /// Sends, without ever blocking; what cannot be sent now is dropped, and [`Inbox::unreachable`] is told.
     fn send(&self, to: MemberId, frame: Bytes);

@@ -15,7 +15,7 @@ use flynn_discovery::{
     backend::{
         Backend, Condition, Key,
         raft::{
-            ChannelNetwork, MemberId, MemoryLog, Peer, RaftBackend, RaftConfig,
+            ChannelNetwork, MemberId, MemoryLog, Peer, RaftBackend, RaftConfig, RocksLog,
             log::{Batch, LogError, LogStore, Recovered},
         },
     },
@@ -315,4 +315,90 @@ async fn two_of_three_founders_found_the_cluster_and_the_third_joins_later() {
         .await
         .unwrap();
     cluster.kill_all().await;
+}
+
+/// A small disk of its own, if this process may mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mut mount = std::process::Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path());
+        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
+        is_mounted.then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_really_full_disk_loses_nothing_that_was_acknowledged() {
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("skipped: a small disk cannot be mounted here (it takes root)");
+        return;
+    };
+    let network = ChannelNetwork::new();
+    let peer = Peer::new(MemberId::from_name("host"), "host");
+    let config = RaftConfig::new(peer.clone(), "test", vec![peer])
+        .with_request_timeout(Duration::from_secs(2));
+    let store = RocksLog::new(disk.0.path().join("raft"));
+    let member = RaftBackend::start(config.clone(), store, network.transport())
+        .await
+        .unwrap();
+    within("a leader", member.wait_for_leader(DEADLINE))
+        .await
+        .unwrap();
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![0; 24 << 20]).unwrap();
+    let mut acknowledged = 0;
+    let error = loop {
+        match within("an answer", put_large(&member, acknowledged)).await {
+            Ok(()) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }),
+        "{error}"
+    );
+    assert!(acknowledged > 3, "{acknowledged}");
+    fs::remove_file(ballast).unwrap();
+    let mut status = member.watch_status();
+    let is_back = status.wait_for(|s| s.problem.is_none() && s.leader.is_some());
+    within("its return", is_back).await.unwrap();
+    for i in 0..acknowledged {
+        assert!(member.get(&key(i)).await.unwrap().is_some(), "{i}");
+    }
+    within("a write", put(&member, 9999)).await.unwrap();
+    member.shutdown().await.unwrap();
+    drop(member);
+    let store = RocksLog::new(disk.0.path().join("raft"));
+    let member = RaftBackend::start(config, store, network.transport())
+        .await
+        .unwrap();
+    within("a leader", member.wait_for_leader(DEADLINE))
+        .await
+        .unwrap();
+    for i in 0..acknowledged {
+        assert!(member.get(&key(i)).await.unwrap().is_some(), "{i}");
+    }
+    member.shutdown().await.unwrap();
+}
+
+async fn put_large(member: &RaftBackend, i: usize) -> flynn_discovery::Result<()> {
+    let value = vec![b'v'; 256 << 10];
+    member
+        .put(&key(i), value.into(), Condition::Any)
+        .await
+        .map(drop)
 }

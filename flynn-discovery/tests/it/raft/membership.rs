@@ -1,5 +1,7 @@
 //! Members that come, rise, fall and go.
 
+use std::time::Duration;
+
 use flynn_discovery::{
     Error,
     backend::{
@@ -47,6 +49,14 @@ async fn a_new_member_gets_a_snapshot_then_a_vote_and_the_cluster_can_lose_a_fou
     within("word of the removal", status.wait_for(|s| s.is_removed))
         .await
         .unwrap();
+    cluster.kill(leader).await;
+    // It is told again if it comes back.
+    cluster.start_member(leader).await;
+    let back = cluster.member(leader);
+    let error = within("a word", back.wait_for_leader(Duration::from_secs(3)))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("was removed"), "{error}");
     cluster.kill(leader).await;
     let put = put(&joined, 99);
     within("a write at the new member", put).await.unwrap();

@@ -14,7 +14,8 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch, WriteOptions,
+    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options,
+    WriteBatch, WriteOptions,
 };
 
 use super::{
@@ -96,6 +97,10 @@ impl RocksLog {
         let mut family = Options::default();
         family.set_write_buffer_size(WRITE_BUFFER_BYTES);
         family.set_max_write_buffer_number(3);
+        // Tables are read from one end to the other when the store is opened, and never again.
+        let mut tables = BlockBasedOptions::default();
+        tables.disable_cache();
+        family.set_block_based_table_factory(&tables);
         let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family.clone()));
         DB::open_cf_descriptors(&options, self.dir.join(DATABASE), families)
             .map_err(|error| self.failed(error))

@@ -73,7 +73,7 @@ impl Transport for ChannelTransport {
         self.network.inner.lock().members.insert(local.id, inbox);
     }
 
-    fn set_peers(&self, _peers: &[Peer]) {}
+    fn set_peers(&self, _peers: &[Peer], _removed: &[MemberId]) {}
 
     fn send(&self, to: MemberId, frame: Bytes) {
         let Some((me, inbox)) = self.local() else {

@@ -43,6 +43,7 @@ pub(super) struct Greeter {
     token: Secret,
     /// The run of each member that is connected, or was last.
     living: Mutex<HashMap<MemberId, Living>>,
+    removed: Mutex<Vec<MemberId>>,
 }
 
 #[derive(Debug)]
@@ -109,7 +110,13 @@ impl Greeter {
             local,
             token,
             living: Mutex::default(),
+            removed: Mutex::default(),
         }
+    }
+
+    /// Whose connections are refused from now on.
+    pub(super) fn set_removed(&self, removed: &[MemberId]) {
+        *self.removed.lock() = removed.to_vec();
     }
 
     /// Greets `to` over a stream this member opened.
@@ -193,12 +200,16 @@ impl Greeter {
         write(stream, &challenge).await?;
         let proof: Proof = read(stream).await?;
         let peer = MemberId::new(hello.from)?;
-        let why = if self.verify("connector", &both, &proof.proof) {
-            self.objection_to_twin(peer, hello.incarnation)
-        } else {
+        let why = if !self.verify("connector", &both, &proof.proof) {
             Some(format!(
                 "member {peer} does not have the token of this cluster"
             ))
+        } else if self.removed.lock().contains(&peer) {
+            Some(format!(
+                "member {peer} was removed from the cluster: to have it back, remove its directory and add it again"
+            ))
+        } else {
+            self.objection_to_twin(peer, hello.incarnation)
         };
         let verdict = Verdict {
             why: why.clone().unwrap_or_default(),

@@ -87,11 +87,12 @@ impl Transport for TcpTransport {
         });
     }
 
-    fn set_peers(&self, peers: &[Peer]) {
+    fn set_peers(&self, peers: &[Peer], removed: &[MemberId]) {
         let mut running = self.running.lock();
         let Some(running) = running.as_mut() else {
             return;
         };
+        running.greeter.set_removed(removed);
         let is_same = |id: &MemberId, outgoing: &mut Outgoing| {
             peers
                 .iter()

@@ -279,9 +279,11 @@ impl RaftBackend {
         self.closed().await
     }
 
-    /// Resolves when the member has stopped: `Ok` if it was told to, else why.
+    /// Resolves when the member has stopped. The future does not keep the backend alive.
     ///
-    /// The future does not keep the backend alive.
+    /// # Errors
+    ///
+    /// Why it stopped, if it was not told to.
     pub fn closed(&self) -> impl Future<Output = Result<(), Arc<Error>>> + Send + 'static {
         let mut ended = self.caller.ended.clone();
         async move {

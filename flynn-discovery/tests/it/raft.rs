@@ -7,6 +7,8 @@ mod identity;
 mod leadership;
 mod membership;
 
+use std::sync::Arc;
+
 use flynn_discovery::backend::{Backend, Condition, Key, ListOptions, Op, Prefix, WatchEvent};
 use futures::StreamExt;
 
@@ -62,7 +64,7 @@ async fn a_watch_at_any_member_hears_of_writes_at_any_other_in_order() {
 async fn many_clients_at_once_are_all_answered_with_different_revisions() {
     let cluster = Cluster::start(3).await;
     let writers = (0..200_usize).map(|i| {
-        let member = cluster.members().nth(i % 3).unwrap().clone();
+        let member = Arc::clone(cluster.member(i % 3));
         tokio::spawn(async move {
             let mut revisions = Vec::new();
             for n in 0..10 {

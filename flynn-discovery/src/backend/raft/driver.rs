@@ -108,10 +108,6 @@ enum Ended {
 }
 
 impl Driver {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "it is the seam between backend and thread"
-    )]
     pub(crate) fn new(
         config: RaftConfig,
         store: Box<dyn LogStore>,
@@ -429,10 +425,7 @@ impl Driver {
         tracing::error!(member = %self.config.me(), error = %Chain(error), "the disk is full: nothing is acknowledged until there is room");
         core.give_up_all();
         self.perform(core.effects());
-        let problem = format!(
-            "{}: make room, this member goes on by itself",
-            Chain(&error)
-        );
+        let problem = format!("{}: make room, this member goes on by itself", Chain(error));
         self.shared.status.send_modify(|status| {
             status.problem = Some(problem.clone());
             status.leader = None;

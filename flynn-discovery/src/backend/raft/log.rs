@@ -165,6 +165,10 @@ const ENTRY_OVERHEAD: usize = 32;
 
 /// One change of the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a store that passes over a change would be wrong"
+)]
 pub enum StateChange {
     /// A key has this value.
     Put(Vec<u8>, Vec<u8>),

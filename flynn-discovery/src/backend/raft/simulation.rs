@@ -61,13 +61,7 @@ fn story(seed: u64) -> (u64, u64) {
         world.score()
     });
     result.unwrap_or_else(|panic| {
-        #[expect(
-            clippy::print_stderr,
-            reason = "whoever sees the failure needs the seed"
-        )]
-        {
-            eprintln!("the simulation failed with seed {seed}");
-        }
+        eprintln!("the simulation failed with seed {seed}");
         std::panic::resume_unwind(panic)
     })
 }

@@ -76,6 +76,10 @@ struct WFrame {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every frame is of the largest kind, and none is kept"
+)]
 enum Body {
     #[prost(message, tag = "1")]
     Raft(WMessage),

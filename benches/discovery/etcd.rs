@@ -66,7 +66,7 @@ impl Etcd {
             })
             .collect();
         let mut etcd = Self {
-            name: version("etcd", "--version").map_or("etcd".to_owned(), |v| format!("etcd {v}")),
+            name: version("etcd", "--version").unwrap_or_else(|_| "etcd".to_owned()),
             _programs: Vec::new(),
             connections: Vec::new(),
         };

@@ -253,7 +253,7 @@ impl Core {
         match frame {
             Frame::Raft(message) => self.step(from, *message),
             Frame::Forward(requests) => self.take_forwarded(from, requests),
-            Frame::Refused(refused) => self.take_refusal(&refused),
+            Frame::Refused(refused) => self.take_refusal(&refused, false),
             Frame::KeepAlive(asked) if self.leads => self.reads.push(Waiter::Renewal {
                 from,
                 session: asked.session,
@@ -585,13 +585,13 @@ impl Core {
         }
     }
 
-    fn take_refusal(&mut self, refused: &Refused) {
+    fn take_refusal(&mut self, refused: &Refused, is_certain: bool) {
         if refused.session != self.settings.session {
             return;
         }
         for seq in &refused.seqs {
             if refused.why.is_empty() {
-                self.requests.refused(*seq);
+                self.requests.refused(*seq, is_certain);
             } else if let Some(Some(ticket)) = self.requests.finish(*seq) {
                 let error = Error::Invalid {
                     what: "membership change".to_owned(),

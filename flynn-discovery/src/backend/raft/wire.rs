@@ -16,7 +16,7 @@ pub(crate) enum Frame {
     Raft(Box<eraftpb::Message>),
     /// Requests for the leader's log.
     Forward(Vec<Request>),
-    /// The requests with these numbers were certainly not proposed: the receiver does not lead.
+    /// The requests with these numbers were not logged: the receiver does not lead, or not any more.
     Refused(Refused),
     /// Renewals for the leader's memory.
     KeepAlive(KeepAlive),
@@ -170,7 +170,7 @@ pub(crate) struct Standing {
     /// The sender wants to hear of the receiver's.
     #[prost(bool, tag = "3")]
     pub(crate) asks: bool,
-    /// The store by which the sender knew the receiver before; zero for none.
+    /// The store by which the sender knows the receiver, once it has stored that; zero for none.
     #[prost(fixed64, tag = "4")]
     pub(crate) knows: u64,
     /// The sender was new when it heard that the receiver was, with its present store.

@@ -71,7 +71,7 @@ impl Core {
         self.refuse(requests, "");
     }
 
-    /// Tells the origins that these requests were certainly not logged; with a reason, that they never will be.
+    /// Tells the origins that these requests were not logged; with a reason, that they never will be.
     fn refuse(&mut self, requests: Vec<Request>, why: &str) {
         let mut by_origin: Vec<(u64, Refused)> = Vec::new();
         for request in requests {
@@ -91,7 +91,7 @@ impl Core {
         }
         for (origin, refused) in by_origin {
             match MemberId::new(origin) {
-                Ok(origin) if origin == self.settings.me => self.take_refusal(&refused),
+                Ok(origin) if origin == self.settings.me => self.take_refusal(&refused, true),
                 Ok(origin) => self.send(origin, Frame::Refused(refused)),
                 Err(_) => {}
             }

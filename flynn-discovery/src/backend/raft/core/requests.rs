@@ -111,10 +111,13 @@ impl Requests {
         taken
     }
 
-    /// A copy of the request was certainly not logged; it is tried again from the next tick on.
-    pub(crate) fn refused(&mut self, seq: u64) {
+    /// A copy of the request was not logged; it is tried again from the next tick on.
+    ///
+    /// Only what this member itself refused `is_certain`: a frame may come twice, and while one copy of it is refused,
+    /// the other may have been logged before.
+    pub(crate) fn refused(&mut self, seq: u64, is_certain: bool) {
         if let Some(pending) = self.pending.get_mut(&seq) {
-            pending.copies = pending.copies.saturating_sub(1);
+            pending.copies -= u32::from(is_certain);
             pending.sent_at = None;
             self.later.push(seq);
         }
@@ -196,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_refused_every_time_was_certainly_not_carried_out() {
+    fn a_request_that_this_member_refused_every_time_was_certainly_not_carried_out() {
         let mut requests = requests();
         let seq = requests.submit(Some(Ticket(1)), false, Bytes::new(), 10);
         assert_eq!(requests.take(0, 100).len(), 1);
-        requests.refused(seq);
+        requests.refused(seq, true);
         assert!(requests.is_idle(), "not before the next tick");
         requests.resend(None);
         assert_eq!(requests.take(1, 100)[0].seq, seq);
-        requests.refused(seq);
+        requests.refused(seq, true);
         assert_eq!(requests.expire(9), []);
         let given_up = GivenUp {
             ticket: Some(Ticket(1)),

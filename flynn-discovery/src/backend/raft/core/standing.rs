@@ -4,12 +4,15 @@
 //! before it holds again all that it once acknowledged. The two look the same to the member itself, so it asks the
 //! others, each of whom keeps the number of the store it knows every member by:
 //!
-//! - nobody it asked, and it asked everybody, knows another store of it: it is new;
+//! - nobody it asked, and it asked everybody, knew another store of it: it is new;
 //! - a majority of the founders are as new as itself, or were when they began: this cluster is being founded;
 //! - else it keeps silent until no leader can still count on it, then follows without a vote, and has one again
 //!   as soon as it holds everything that was committed by then.
+//!
+//! An answer counts only if it says that the sender has noted this store, since otherwise nobody could tell later that
+//! it was lost. That is also why a proven member goes on telling its store until everybody has noted it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::backend::raft::{
     log::Identity,
@@ -26,6 +29,8 @@ pub(crate) struct Standing {
     others: Vec<MemberId>,
     founders: usize,
     answers: BTreeMap<MemberId, Answer>,
+    /// Those who have noted this store, as far as this run of the process knows.
+    noted_by: BTreeSet<MemberId>,
     ticks: u64,
     silence_ticks: u64,
 }
@@ -34,7 +39,9 @@ pub(crate) struct Standing {
 struct Answer {
     /// It is new, or was when this member was.
     is_fellow: bool,
-    /// It knows this member by another store.
+    /// It has noted this member's store.
+    knows: bool,
+    /// It has noted another.
     knows_other: bool,
 }
 
@@ -63,6 +70,7 @@ impl Standing {
             founders: others.len() + usize::from(is_founder),
             others,
             answers: BTreeMap::new(),
+            noted_by: BTreeSet::new(),
             ticks: 0,
             silence_ticks,
         };
@@ -82,16 +90,17 @@ impl Standing {
 
     /// Whom to tell of this member's standing now.
     pub(crate) fn tick(&mut self) -> Vec<(MemberId, Frame)> {
-        if self.identity.is_proven {
+        self.ticks += 1;
+        let is_proven = self.identity.is_proven;
+        if is_proven && (self.noted_by.len() == self.others.len() || self.ticks % REMIND_TICKS != 1)
+        {
             return Vec::new();
         }
-        self.ticks += 1;
-        let word = self.word(true);
-        let ask = |to: &MemberId| {
-            let knows = self.identity.known.get(to).copied().unwrap_or_default();
-            (*to, Frame::Standing(Word { knows, ..word }))
-        };
-        self.others.iter().map(ask).collect()
+        self.others
+            .iter()
+            .filter(|other| !is_proven || !self.noted_by.contains(other))
+            .map(|other| (*other, Frame::Standing(self.word_to(*other, true))))
+            .collect()
     }
 
     /// Takes another's word; the answer, if it wants one.
@@ -102,22 +111,26 @@ impl Standing {
             self.identity.known.insert(from, word.store);
             self.is_changed = true;
         }
+        if word.knows == self.identity.store {
+            self.noted_by.insert(from);
+        } else {
+            self.noted_by.remove(&from);
+        }
         if !self.identity.is_proven {
-            let before = self.answers.get(&from).copied();
+            let was_fellow = self.answers.get(&from).is_some_and(|a| a.is_fellow);
             let answer = Answer {
-                is_fellow: !word.is_proven || word.is_fellow || before.is_some_and(|a| a.is_fellow),
+                is_fellow: !word.is_proven || word.is_fellow || was_fellow,
+                knows: word.knows == self.identity.store,
                 knows_other: word.knows != 0 && word.knows != self.identity.store,
             };
             self.answers.insert(from, answer);
             self.judge();
         }
         word.asks.then(|| {
-            let knows = known.unwrap_or_default();
             let is_fellow = self.identity.fellows.get(&from) == Some(&word.store);
             let answer = Word {
-                knows,
                 is_fellow,
-                ..self.word(false)
+                ..self.word_to(from, false)
             };
             (from, Frame::Standing(answer))
         })
@@ -130,8 +143,7 @@ impl Standing {
         }
         tracing::info!(member = %self.identity.member, "caught up with what was lost; may vote again");
         self.prove();
-        let word = self.word(false);
-        let tell = |to: &MemberId| (*to, Frame::Standing(word));
+        let tell = |to: &MemberId| (*to, Frame::Standing(self.word_to(*to, true)));
         self.others.iter().map(tell).collect()
     }
 
@@ -150,11 +162,12 @@ impl Standing {
             return;
         }
         let is_known = self.answers.values().any(|a| a.knows_other);
-        let all_answered = self.others.iter().all(|o| self.answers.contains_key(o));
-        let new = self.answers.values().filter(|a| a.is_fellow).count() + 1;
+        let is_noted = |other| self.answers.get(other).is_some_and(|a: &Answer| a.knows);
+        let is_noted_by_all = self.others.iter().all(is_noted);
+        let fellows = || self.answers.values().filter(|a| a.is_fellow && a.knows);
         let is_founder = self.founders > self.others.len();
-        let is_founding = is_founder && new > self.founders / 2;
-        if is_known || !(all_answered || is_founding) {
+        let is_founding = is_founder && fellows().count() + 1 > self.founders / 2;
+        if is_known || !(is_noted_by_all || is_founding) {
             return;
         }
         let fellows = self.answers.iter().filter(|(_, a)| a.is_fellow);
@@ -168,16 +181,19 @@ impl Standing {
         self.is_changed = true;
     }
 
-    fn word(&self, asks: bool) -> Word {
+    fn word_to(&self, other: MemberId, asks: bool) -> Word {
         Word {
             store: self.identity.store,
             is_proven: self.identity.is_proven,
             asks,
-            knows: 0,
+            knows: self.known(other).unwrap_or_default(),
             is_fellow: false,
         }
     }
 }
+
+/// How often a proven member tells its store to those who have not noted it.
+const REMIND_TICKS: u64 = 20;
 
 #[cfg(test)]
 mod tests {

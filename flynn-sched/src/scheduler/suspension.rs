@@ -25,6 +25,9 @@ pub(super) struct MassFailure {
 impl Suspension {
     /// The mass failure that is going on, if there is one: at least two hosts, and more than half of those that were
     /// there, vanished within the window, less than the grace ago, and not all of them are back.
+    ///
+    /// A host that had returned before the last of the others was missed does not count: hosts that go and come one after
+    /// the other are being restarted, not cut off, and the jobs of the next one must not wait.
     pub(super) fn check(&self, state: &ClusterState, now_ms: u64) -> Option<MassFailure> {
         let last = state.hosts().filter_map(|host| host.lost_since_ms).max()?;
         let window = millis(self.window);
@@ -32,7 +35,9 @@ impl Suspension {
         let (mut vanished, mut of) = (0, 0);
         for host in state.hosts() {
             // Those that are back already count as well: the others may be just behind them.
-            let gone_ms = host.lost_since_ms.or(host.returned_from_ms);
+            let gone_ms = host
+                .lost_since_ms
+                .or(host.returned_from_ms.filter(|_| host.joined_ms >= last));
             let has_vanished = gone_ms.is_some_and(|ms| together.contains(&ms));
             vanished += usize::from(has_vanished);
             of += usize::from(has_vanished || host.lost_since_ms.is_none());

@@ -228,6 +228,22 @@ fn when_most_hosts_vanish_at_once_nothing_is_done_until_they_return() {
 }
 
 #[test]
+fn a_host_that_is_lost_after_another_has_returned_is_replaced_without_the_longer_grace() {
+    let cell = cell(1, &["a", "b", "c"]);
+    cell.put_group(service("g", 3));
+    run(&cell, SECOND);
+    cell.lose(&host_id("a"));
+    run(&cell, 3 * SECOND);
+    cell.bring_back(&host_id("a"));
+    run(&cell, SECOND);
+    cell.lose(&host_id("b"));
+    run(&cell, ServiceScheduler::LOST_GRACE + SECOND);
+    let up = up(&cell.state());
+    assert_eq!(up.get("b"), None, "{up:?}");
+    assert_eq!(up.values().sum::<usize>(), 3, "{up:?}");
+}
+
+#[test]
 fn when_most_hosts_do_not_return_their_jobs_are_replaced_after_the_longer_grace() {
     let cell = cell(1, &["a", "b", "c"]);
     cell.put_group(service("g", 3));

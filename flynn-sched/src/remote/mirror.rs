@@ -64,7 +64,8 @@ impl Mirror {
     }
 }
 
-/// The last change of each key, puts and deletes apart, each in the order of [`CellKey`].
+/// The last change of each key, puts and deletes apart, each in the order of [`CellKey`]; only that hosts are forgotten
+/// last, after the jobs for whose sake they would stay.
 fn sorted(changes: Vec<Change>) -> (Vec<(CellKey, Entry)>, Vec<CellKey>) {
     let mut last: HashMap<Key, Option<Entry>> = HashMap::with_capacity(changes.len());
     for change in changes {
@@ -84,6 +85,7 @@ fn sorted(changes: Vec<Change>) -> (Vec<(CellKey, Entry)>, Vec<CellKey>) {
     }
     puts.sort_by(|(a, _), (b, _)| a.cmp(b));
     deletes.sort();
+    deletes.sort_by_key(|key| matches!(key, CellKey::Known(_)));
     (puts, deletes)
 }
 

@@ -73,7 +73,8 @@ impl Router {
     /// Serves HTTP on `listeners`, and TCP routes on their ports, until `shutdown` is ready.
     ///
     /// Then it accepts nothing more, ends idle connections, and gives what is in flight [`Limits::drain_timeout`] to end.
-    /// While discovery cannot be reached, it keeps to the routes and endpoints it knows.
+    /// While discovery cannot be reached, it keeps to the routes and endpoints it knows. Clients that come before it knows any
+    /// wait for them a moment.
     pub async fn run(
         self,
         listeners: Vec<TcpListener>,
@@ -98,7 +99,11 @@ impl Router {
                 is_closed,
             };
             let serve = |proxy, stream, peer, local| http::serve(proxy, stream, peer, local);
-            acceptors.spawn(acceptor.run(serve));
+            let first = first_table(Arc::clone(&proxy), is_ready.subscribe());
+            acceptors.spawn(async move {
+                first.await;
+                acceptor.run(serve).await;
+            });
         }
         let follower = Follower::new(parts, Arc::clone(&proxy), room, is_ready);
         acceptors.spawn(follower.run());
@@ -207,6 +212,19 @@ impl Monitor {
         if self.is_ready.wait_for(|ready| *ready).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Waits until the routes are known, but not for long: clients wait in the listener's queue meanwhile, instead of being told by a
+/// router that has just started what the next one would have served.
+async fn first_table(proxy: Arc<Proxy>, mut is_ready: watch::Receiver<bool>) {
+    /// Then they are told that there are no routes yet.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let mut draining = proxy.drain.listen();
+    tokio::select! {
+        _ = is_ready.wait_for(|ready| *ready) => {}
+        () = std::future::poll_fn(|context| draining.poll(context)) => {}
+        () = sleep(PATIENCE) => {}
     }
 }
 

@@ -1,15 +1,20 @@
 //! Backends and routes that come and go while the router runs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use flynn_discovery::backend::Condition;
-use flynn_router::RouteStore as _;
-use tokio::task::JoinSet;
+use async_trait::async_trait;
+use flynn_discovery::{
+    Registry,
+    backend::{Condition, MemoryBackend, Revision},
+};
+use flynn_router::{MemoryRouteStore, Result, Route, RouteId, RouteStore, Router, StoredRoute};
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
     backend::{Backend, answer},
     client::Client,
-    stage::{Scene, Stage, http},
+    stage::{Scene, Stage, http, register},
     until, within,
 };
 
@@ -32,6 +37,69 @@ async fn answered_by(stage: &Stage, expected: &[&str]) {
         (names(stage).await == expected).then_some(())
     })
     .await;
+}
+
+/// Routes that are not told before the gate opens.
+#[derive(Debug)]
+struct Gated {
+    routes: MemoryRouteStore,
+    gate: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl RouteStore for Gated {
+    async fn list(&self) -> Result<Vec<StoredRoute>> {
+        self.routes.list().await
+    }
+
+    async fn get(&self, id: &RouteId) -> Result<Option<StoredRoute>> {
+        self.routes.get(id).await
+    }
+
+    async fn put(&self, route: Route, condition: Condition) -> Result<Revision> {
+        self.routes.put(route, condition).await
+    }
+
+    async fn remove(&self, id: &RouteId, condition: Condition) -> Result<()> {
+        self.routes.remove(id, condition).await
+    }
+
+    fn watch(&self) -> BoxStream<'static, Result<Vec<Route>>> {
+        let mut gate = self.gate.clone();
+        let routes = self.routes.watch();
+        futures::stream::once(async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            routes
+        })
+        .flatten()
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn who_comes_before_the_routes_are_known_is_served_when_they_are() {
+    let backend = Backend::named("a").await;
+    let routes = MemoryRouteStore::new();
+    let route = http("test", "www");
+    routes.put(route, Condition::Absent).await.unwrap();
+    let registry = Registry::new(Arc::new(MemoryBackend::new()));
+    let _registration = register(&registry, "www", backend.addr).await;
+    let (open, gate) = watch::channel(false);
+    let router = Router::builder(Arc::new(Gated { routes, gate }), Arc::new(registry))
+        .build()
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let router = tokio::spawn(router.run(vec![listener], std::future::pending()));
+    let mut client = Client::connect(addr).await;
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let mut response = Box::pin(client.response());
+    // Long enough for a router that answers at once to have done so.
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut response).await;
+    assert!(early.is_err(), "it was answered: {early:?}");
+    open.send_replace(true);
+    assert_eq!(response.await.text(), "a");
+    router.abort();
 }
 
 #[tokio::test]

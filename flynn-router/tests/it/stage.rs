@@ -164,7 +164,7 @@ fn id_of(addr: SocketAddr) -> InstanceId {
     InstanceId::parse(format!("i{}", addr.port())).unwrap()
 }
 
-async fn register(registry: &Registry, name: &str, addr: SocketAddr) -> Registration {
+pub(crate) async fn register(registry: &Registry, name: &str, addr: SocketAddr) -> Registration {
     let instance = Instance {
         id: id_of(addr),
         addr: addr.to_string(),

@@ -1,48 +1,88 @@
 //! Run with `cargo run -p embed-discovery`.
 //!
-//! Two apps of one service find each other, agree on who leads, and notice when one leaves. Here they share one process
-//! and a store in memory; what they do is the same over any other [`Backend`]: see the table in the README of
-//! `flynn-discovery`.
+//! Two apps of one service find each other, agree on who leads, and notice when one leaves: first with a store in memory,
+//! then with three embedded Raft members, as three processes of yours would have them. What the apps do is the same over
+//! any [`Backend`]: see the table in the README of `flynn-discovery`.
 #![allow(
     clippy::print_stdout,
     reason = "an example shows on the terminal what it does"
 )]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use flynn_discovery::{
-    Backend, Error, Instance, RegisterOptions, Registry, Result, ServiceEvent, ServiceName,
-    backend::MemoryBackend,
+    Backend, Error, Instance, RegisterOptions, Registry, Result, Secret, ServiceEvent, ServiceName,
+    backend::{
+        MemoryBackend,
+        raft::{MemberId, MemoryLog, Peer, RaftBackend, RaftConfig, TcpTransport},
+    },
 };
 use futures::StreamExt;
-use tokio::sync::oneshot;
+use tokio::{net::TcpListener, sync::oneshot};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // The one line that chooses a backend.
-    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
-    let registry = Registry::new(backend);
+    println!("# in memory");
+    let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    two_apps(Arc::clone(&memory), memory).await?;
+
+    println!("# three Raft members");
+    let members = raft_members().await?;
+    // Each app uses the member of its own process.
+    two_apps(Arc::clone(&members[0]) as _, Arc::clone(&members[1]) as _).await?;
+    for member in members {
+        member.shutdown().await.expect("it ran until now");
+    }
+    Ok(())
+}
+
+async fn two_apps(first: Arc<dyn Backend>, second: Arc<dyn Backend>) -> Result<()> {
+    let (first, second) = (Registry::new(first), Registry::new(second));
     let service = ServiceName::parse("chat")?;
 
     let (stop_one, one_stopped) = oneshot::channel();
-    let one = App::new("one", "10.0.0.1:7000", &registry, &service);
+    let one = App::new("one", "10.0.0.1:7000", &first, &service);
     let one = tokio::spawn(one.run(one_stopped));
-    until_leader_is(&registry, &service, "one").await?;
+    until_leader_is(&first, &service, "one").await?;
 
     let (stop_two, two_stopped) = oneshot::channel();
-    let two = App::new("two", "10.0.0.2:7000", &registry, &service);
+    let two = App::new("two", "10.0.0.2:7000", &second, &service);
     let two = tokio::spawn(two.run(two_stopped));
-    until_there_are(2, &registry, &service).await?;
+    until_there_are(2, &second, &service).await?;
 
     // The oldest leaves; the next oldest takes over.
     let _ = stop_one.send(());
-    until_leader_is(&registry, &service, "two").await?;
+    until_leader_is(&second, &service, "two").await?;
     let _ = stop_two.send(());
 
     for app in [one, two] {
         app.await.expect("an app does not panic")?;
     }
     Ok(())
+}
+
+/// Three members over TCP that know the same token. With `RocksLog` (feature `raft-rocksdb`) instead of `MemoryLog`, what is
+/// acknowledged survives restarts.
+async fn raft_members() -> Result<Vec<Arc<RaftBackend>>> {
+    let token = Secret::new("only members know this");
+    let mut listeners = Vec::new();
+    let mut voters = Vec::new();
+    for name in ["a", "b", "c"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound").to_string();
+        voters.push(Peer::new(MemberId::from_name(name), addr));
+        listeners.push(listener);
+    }
+    let mut members = Vec::new();
+    for (me, listener) in voters.iter().zip(listeners) {
+        let config = RaftConfig::new(me.clone(), "example", voters.clone());
+        let transport = TcpTransport::new(listener, token.clone());
+        members.push(Arc::new(
+            RaftBackend::start(config, MemoryLog::new(), transport).await?,
+        ));
+    }
+    members[0].wait_for_leader(Duration::from_secs(30)).await?;
+    Ok(members)
 }
 
 /// One copy of the application.

@@ -52,8 +52,7 @@ check:
 
 bench:
 	@.ci/setup build bench
-	@$(ROCKSDB); cargo build --locked --release -p flynn-distribution -p standalone-router; \
-	cargo bench --locked -p flynn-benches $(if $(BENCH),--bench $(BENCH))
+	@$(ROCKSDB); cargo bench --locked -p flynn-benches $(if $(BENCH),--bench $(BENCH))
 
 clean:
 	cargo clean

@@ -202,8 +202,10 @@ impl LogStore for RocksLog {
         if !is_new && !mark.exists() {
             return Err(self.damaged(format!("{} is gone", mark.display())));
         }
-        let db = self.open_db()?;
+        // The mark comes first: a process that is killed while its new database is made must not leave one without a mark,
+        // which looks like a loss.
         let highwater = Highwater::open(&self.dir, is_new).map_err(|e| self.io(e))?;
+        let db = self.open_db()?;
         let (recovered, writes) = self.read(&db)?;
         let synced = Highwater::read(&mark)
             .map_err(|e| self.io(e))?

@@ -23,7 +23,7 @@ use crate::load::Store;
 
 const CONNECTIONS_PER_MEMBER: usize = 4;
 
-pub struct Etcd {
+pub(crate) struct Etcd {
     name: String,
     /// They end with this value.
     _programs: Vec<Program>,
@@ -31,7 +31,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    pub async fn start(dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
         let mut members = Vec::new();
         for i in 0..3 {
             members.push((format!("etcd-{i}"), free_port()?, free_port()?));
@@ -90,7 +90,7 @@ impl Etcd {
         bail!("etcd has no leader")
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use tokio::{sync::mpsc, time::Instant};
 
 /// A store of three members; `client` chooses the member.
-pub trait Store: Send + Sync {
+pub(crate) trait Store: Send + Sync {
     fn put(&self, client: usize, key: String, value: Vec<u8>) -> BoxFuture<'_, Result<()>>;
 
     /// Linearizable. The key exists.
@@ -20,13 +20,13 @@ pub trait Store: Send + Sync {
 }
 
 #[derive(Debug, Clone)]
-pub struct Load {
-    pub clients: usize,
-    pub operations: usize,
+pub(crate) struct Load {
+    pub(crate) clients: usize,
+    pub(crate) operations: usize,
 }
 
 impl Load {
-    pub fn new(clients: usize, operations: usize) -> Self {
+    pub(crate) fn new(clients: usize, operations: usize) -> Self {
         Self {
             clients,
             operations,
@@ -44,7 +44,7 @@ fn key(i: usize) -> String {
 }
 
 /// Operations per second, median and 99th percentile in microseconds, CPU microseconds per operation.
-pub async fn puts(store: &Arc<dyn Store>, load: &Load) -> Result<Vec<f64>> {
+pub(crate) async fn puts(store: &Arc<dyn Store>, load: &Load) -> Result<Vec<f64>> {
     run(store, load, |store, client, i| {
         Box::pin(async move { store.put(client, key(i), vec![b'v'; VALUE_BYTES]).await })
     })
@@ -52,7 +52,7 @@ pub async fn puts(store: &Arc<dyn Store>, load: &Load) -> Result<Vec<f64>> {
 }
 
 /// As [`puts`]; the keys are those that `puts` wrote.
-pub async fn gets(store: &Arc<dyn Store>, load: &Load) -> Result<Vec<f64>> {
+pub(crate) async fn gets(store: &Arc<dyn Store>, load: &Load) -> Result<Vec<f64>> {
     // Some key of each client is there already; all of them only after enough puts.
     run(store, load, |store, client, i| {
         Box::pin(async move { store.get(client, key(i)).await })
@@ -102,7 +102,7 @@ async fn run(
 }
 
 /// Median and 99th percentile, in microseconds, of the time from a put until the last of the watchers knows.
-pub async fn fan_out(store: &Arc<dyn Store>) -> Result<Vec<f64>> {
+pub(crate) async fn fan_out(store: &Arc<dyn Store>) -> Result<Vec<f64>> {
     let (seen, mut sightings) = mpsc::channel(WATCHERS);
     try_join_all((0..WATCHERS).map(|watcher| store.watch(watcher, seen.clone()))).await?;
     let mut latency = Histogram::<u64>::new(3)?;

@@ -27,12 +27,12 @@ const LEADER_LIMIT: Duration = Duration::from_secs(20);
 const TOKEN: &str = "bench";
 
 /// Members in this process.
-pub struct Embedded {
+pub(crate) struct Embedded {
     members: Vec<Arc<RaftBackend>>,
 }
 
 impl Embedded {
-    pub async fn start(dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
         let voters = voters()?;
         let mut members = Vec::new();
         for peer in &voters {
@@ -44,7 +44,7 @@ impl Embedded {
         Ok(Self { members })
     }
 
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         for member in &self.members {
             let _ = member.shutdown().await;
         }
@@ -70,14 +70,14 @@ impl Store for Embedded {
 }
 
 /// Members in processes of their own.
-pub struct Served {
+pub(crate) struct Served {
     clients: Vec<RemoteBackend>,
     /// They end with this value.
     _programs: Vec<Program>,
 }
 
 impl Served {
-    pub async fn start(dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
         let voters = voters()?;
         let list: Vec<String> = voters
             .iter()
@@ -126,7 +126,7 @@ impl Store for Served {
 }
 
 /// The process of one member: `ID HTTP-ADDRESS DIRECTORY ID=ADDRESS…`.
-pub async fn serve(arguments: &[String]) -> Result<()> {
+pub(crate) async fn serve(arguments: &[String]) -> Result<()> {
     let [id, addr, dir, voters @ ..] = arguments else {
         anyhow::bail!("usage: member ID HTTP-ADDRESS DIRECTORY ID=ADDRESS…");
     };

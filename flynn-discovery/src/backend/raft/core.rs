@@ -10,8 +10,10 @@
 //! Whoever drives it repeats: hand in events; [`flush`](Core::flush); then, while [`begin`](Core::begin) gives a turn,
 //! apply what it says is committed, write what it says must be written, and [`finish`](Core::finish) it.
 
+mod answers;
 mod apply;
 mod changes;
+mod leading;
 mod reads;
 mod renewals;
 mod requests;
@@ -21,7 +23,7 @@ use std::{collections::BTreeMap, mem, time::Duration};
 
 use bytes::Bytes;
 use raft::{
-    RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
+    RawNode, ReadOnlyOption, SnapshotStatus,
     eraftpb::{Entry, Message, MessageType, Snapshot},
 };
 use tokio::time::Instant;
@@ -30,7 +32,7 @@ pub(crate) use self::standing::Standing;
 use self::{
     reads::{Reads, Waiter},
     renewals::{Leases, Renewals},
-    requests::{GivenUp, Requests},
+    requests::Requests,
     standing::May,
 };
 use super::{
@@ -38,7 +40,7 @@ use super::{
     machine::Machine,
     member::{MemberChange, MemberId},
     view::LogView,
-    wire::{Frame, KeepAlive, Kept, Refused, Request},
+    wire::{Frame, KeepAlive, Request},
 };
 use crate::{
     Error, Result,
@@ -120,7 +122,7 @@ pub(crate) struct Core {
     forwarded_bytes: usize,
     effects: Vec<Effect>,
     ticks: u64,
-    /// The latest time a tick told.
+    /// The time that was told last.
     now: Instant,
     leader: Option<MemberId>,
     term: u64,
@@ -200,6 +202,11 @@ impl Core {
         })
     }
 
+    /// Tells the time, before events are handed in: after a pause of this member's the last tick's is long past.
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     /// Some time has passed: about one tick.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.now = now;
@@ -248,8 +255,8 @@ impl Core {
         }
     }
 
-    /// Another member says something. `now` is when it arrived.
-    pub(crate) fn receive(&mut self, from: MemberId, frame: Frame, now: Instant) {
+    /// Another member says something.
+    pub(crate) fn receive(&mut self, from: MemberId, frame: Frame) {
         match frame {
             Frame::Raft(message) => self.step(from, *message),
             Frame::Forward(requests) => self.take_forwarded(from, requests),
@@ -258,7 +265,7 @@ impl Core {
                 from,
                 session: asked.session,
                 leases: asked.leases.into_iter().map(LeaseId).collect(),
-                asked: now,
+                asked: self.now,
             }),
             // Whoever asked asks again when it hears of the leader.
             Frame::KeepAlive(_) => {}
@@ -439,18 +446,6 @@ impl Core {
         mem::take(&mut self.effects)
     }
 
-    /// Ends every call, because this core stops.
-    pub(crate) fn give_up_all(&mut self) {
-        let given_up = self.requests.give_up();
-        self.give_up(given_up);
-        for ticket in self.reads.expire(u64::MAX) {
-            self.answer(ticket, Err(unavailable("it stops")));
-        }
-        for ticket in self.renewals.expire(u64::MAX) {
-            self.answer(ticket, Err(unavailable("it stops")));
-        }
-    }
-
     /// Compacts the log in memory if it is large; the store is to do the same up to the returned position.
     pub(crate) fn compact(
         &mut self,
@@ -467,37 +462,6 @@ impl Core {
     /// What has to be stored of this member's standing before anything else is sent.
     pub(crate) fn take_identity(&mut self) -> Option<Identity> {
         self.standing.take_change()
-    }
-
-    /// Starts an election now, instead of waiting for the timeout.
-    pub(crate) fn campaign(&mut self) {
-        if self.standing.may() != May::Vote {
-            return;
-        }
-        // Without a vote it does nothing.
-        let _ = self.node.campaign();
-    }
-
-    /// Hands the leadership to the voter that is most up to date; `false` if there is nobody or nothing to hand over.
-    pub(crate) fn hand_over(&mut self, machine: &Machine) -> bool {
-        if !self.leads {
-            return false;
-        }
-        let me = self.settings.me.get();
-        let best = self
-            .node
-            .raft
-            .prs()
-            .iter()
-            .filter(|(id, progress)| {
-                **id != me && progress.recent_active && machine.membership.voters.contains(id)
-            })
-            .max_by_key(|(_, progress)| progress.matched)
-            .map(|(id, _)| *id);
-        if let Some(id) = best {
-            self.node.transfer_leader(id);
-        }
-        best.is_some()
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -535,23 +499,6 @@ impl Core {
         self.is_removed
     }
 
-    /// A member whose store is another than before has lost what it acknowledged: as the leader, forget that it did.
-    fn note_store(&mut self, member: MemberId, store: u64) {
-        let before = self.stores.insert(member, store);
-        let is_lost = before
-            .or_else(|| self.standing.known(member))
-            .is_some_and(|before| before != store);
-        if is_lost
-            && self.leads
-            && let Some(progress) = self.node.raft.mut_prs().get_mut(member.get())
-        {
-            tracing::warn!(%member, "a member lost its store");
-            progress.matched = 0;
-            progress.pending_snapshot = 0;
-            progress.become_probe();
-        }
-    }
-
     fn step(&mut self, from: MemberId, mut message: Message) {
         if message.from != from.get() || message.to != self.settings.me.get() {
             tracing::warn!(%from, "a member speaks in another's name; ignored");
@@ -582,176 +529,6 @@ impl Core {
         // What the core refuses (an old term, an unknown sender) it would ignore anyway.
         if let Err(error) = self.node.step(message) {
             tracing::debug!(%from, ?kind, %error, "message refused");
-        }
-    }
-
-    fn take_refusal(&mut self, refused: &Refused, is_certain: bool) {
-        if refused.session != self.settings.session {
-            return;
-        }
-        for seq in &refused.seqs {
-            if refused.why.is_empty() {
-                self.requests.refused(*seq, is_certain);
-            } else if let Some(Some(ticket)) = self.requests.finish(*seq) {
-                let error = Error::Invalid {
-                    what: "membership change".to_owned(),
-                    why: refused.why.clone(),
-                };
-                self.answer(ticket, Err(error));
-            }
-        }
-    }
-
-    /// Reacts to a change of leader or role.
-    fn note_leader(&mut self, machine: &Machine) {
-        let raft = &self.node.raft;
-        let leader = MemberId::new(raft.leader_id).ok();
-        let leads = raft.state == StateRole::Leader;
-        if (leader, leads, raft.term) == (self.leader, self.leads, self.term) {
-            return;
-        }
-        let is_new = leader.is_some() && (leader, raft.term) != (self.leader, self.term);
-        (self.leader, self.term) = (leader, raft.term);
-        if leads && !mem::replace(&mut self.leads, leads) {
-            let leases = machine.kv.leases().map(|lease| (lease.id, lease.ttl()));
-            self.leases.restart(leases, self.now);
-        } else if !leads && mem::replace(&mut self.leads, leads) {
-            self.leases.clear();
-            self.reads.drop_renewals();
-            self.refuse_forwarded();
-        }
-        if is_new {
-            // Sent again, since the old leader may have lost them; the log passes over what was carried out.
-            self.requests.resend_all();
-            self.renewals.resend(u64::MAX);
-            self.reads.retry(u64::MAX);
-        }
-    }
-
-    fn end_leases(&mut self) {
-        // While one request that ends leases is under way, and could still be carried out, there is no other.
-        let is_under_way = self
-            .leases
-            .request()
-            .is_some_and(|seq| self.requests.is_pending(seq));
-        if is_under_way || !self.node.raft.commit_to_current_term() {
-            return;
-        }
-        let leases = self.leases.due(self.now);
-        if leases.is_empty() {
-            return;
-        }
-        tracing::debug!(?leases, "leases expired");
-        let deadline = self.ticks + self.settings.request_ticks;
-        let command = Command::Expire {
-            leases: leases.clone(),
-        };
-        if let Ok(body) = encode_command(&command) {
-            let seq = self.requests.submit(None, false, body, deadline);
-            self.leases.ends_by(seq, &leases);
-        }
-    }
-
-    fn renew(&mut self, from: MemberId, session: u64, leases: Vec<LeaseId>, asked: Instant) {
-        let mut kept = Kept {
-            session,
-            ..Kept::default()
-        };
-        for lease in leases {
-            match self.leases.renew(lease, asked) {
-                Some(true) => kept.renewed.push(lease.0),
-                Some(false) => kept.lost.push(lease.0),
-                // Its end is being decided: whoever asked asks again.
-                None => {}
-            }
-        }
-        if from == self.settings.me {
-            for lease in kept.renewed {
-                self.renewed(LeaseId(lease), true);
-            }
-            for lease in kept.lost {
-                self.renewed(LeaseId(lease), false);
-            }
-        } else {
-            self.send(from, Frame::Kept(kept));
-        }
-    }
-
-    fn renewed(&mut self, lease: LeaseId, is_alive: bool) {
-        for ticket in self.renewals.finish(lease) {
-            let result = if is_alive {
-                Ok(None)
-            } else {
-                Err(Error::LeaseLost { lease })
-            };
-            self.answer(ticket, result);
-        }
-    }
-
-    fn expire(&mut self) {
-        let given_up = self.requests.expire(self.ticks);
-        self.give_up(given_up);
-        for ticket in self.reads.expire(self.ticks) {
-            let why = self.why_unavailable();
-            self.answer(ticket, Err(unavailable(why)));
-        }
-        for ticket in self.renewals.expire(self.ticks) {
-            let error = self.unknown("keep_alive");
-            self.answer(ticket, Err(error));
-        }
-    }
-
-    fn give_up(&mut self, given_up: Vec<GivenUp>) {
-        for GivenUp {
-            ticket,
-            is_ambiguous,
-        } in given_up
-        {
-            let Some(ticket) = ticket else { continue };
-            let error = if is_ambiguous {
-                self.unknown("commit")
-            } else {
-                unavailable(self.why_unavailable())
-            };
-            self.answer(ticket, Err(error));
-        }
-    }
-
-    fn unknown(&self, operation: &'static str) -> Error {
-        let ticks = u32::try_from(self.settings.request_ticks).unwrap_or(u32::MAX);
-        Error::Unknown {
-            operation,
-            after: self.settings.tick.saturating_mul(ticks),
-        }
-    }
-
-    fn why_unavailable(&self) -> &'static str {
-        match self.leader {
-            None => "no leader is known: a majority of the voters must be up and reach each other",
-            Some(_) => "the leader did not confirm in time that it leads",
-        }
-    }
-
-    fn answer(&mut self, ticket: Ticket, result: Result<Option<Outcome>>) {
-        self.effects.push(Effect::Answer(ticket, result));
-    }
-
-    fn send(&mut self, to: MemberId, frame: Frame) {
-        self.effects.push(Effect::Send(to, frame));
-    }
-
-    fn send_all(&mut self, messages: Vec<Message>) {
-        for message in messages {
-            let Ok(to) = MemberId::new(message.to) else {
-                continue;
-            };
-            let message = Box::new(message);
-            self.effects
-                .push(if message.get_msg_type() == MessageType::MsgSnapshot {
-                    Effect::SendSnapshot(to, message)
-                } else {
-                    Effect::Send(to, Frame::Raft(message))
-                });
         }
     }
 }

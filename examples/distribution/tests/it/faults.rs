@@ -28,6 +28,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         a_full_disk_is_told_and_nothing_acknowledged_is_lost,
     ),
     (
+        "faults::a_job_that_finds_no_room_is_told_so_and_the_others_go_on",
+        a_job_that_finds_no_room_is_told_so_and_the_others_go_on,
+    ),
+    (
         "faults::oversized_headers_and_smuggled_requests_are_refused_at_the_edge",
         oversized_headers_and_smuggled_requests_are_refused_at_the_edge,
     ),
@@ -153,7 +157,7 @@ fn a_truncated_raft_log_is_told_and_the_member_joins_anew(_: &Shared) -> Result<
     Ok(())
 }
 
-fn a_full_disk_is_told_and_nothing_acknowledged_is_lost(_: &Shared) -> Result<()> {
+fn a_job_that_finds_no_room_is_told_so_and_the_others_go_on(_: &Shared) -> Result<()> {
     // A small file system of our own under the whole testbed; mounting needs root.
     if !nix_is_root() {
         ensure!(std::env::var_os("CI").is_none(), "CI runs as root");
@@ -186,6 +190,76 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost(_: &Shared) -> Result<()
     drop(full);
     let output = cluster.flynn_output(&["-a", "kept", "run", "--", "true"])?;
     checked(output, "a job after the disk has room again").map(drop)
+}
+
+/// The whole data directory is full: the store takes no write it could not keep, and goes on when there is room.
+fn a_full_disk_is_told_and_nothing_acknowledged_is_lost(_: &Shared) -> Result<()> {
+    if !nix_is_root() {
+        ensure!(std::env::var_os("CI").is_none(), "CI runs as root");
+        eprintln!("skipped: mounting a small file system needs root");
+        return Ok(());
+    }
+    let mut mounted = None;
+    let cluster = Cluster::hosts_in(1, |place| {
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"])
+            .arg(place)
+            .output()?;
+        checked(output, "mount")?;
+        mounted = Some(Mounted(place.to_owned()));
+        Ok(())
+    })?
+    .with_platform()?;
+    let _mounted = mounted;
+    cluster.flynn(&["create", "kept"])?;
+    let filler = cluster.bed.dir().join("filler");
+    let mut file = fs::File::create(&filler)?;
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+
+    // Logs are written into room that was taken before, so some writes still succeed; each of them counts.
+    let value = "x".repeat(100_000);
+    let mut acknowledged = None;
+    let mut refusal = None;
+    for n in 0..400 {
+        let output = cluster.flynn_output(&[
+            "-a",
+            "kept",
+            "env",
+            "set",
+            &format!("N={n}"),
+            &format!("V={value}{n}"),
+        ])?;
+        if !output.status.success() {
+            refusal = Some(String::from_utf8_lossy(&output.stderr).into_owned());
+            break;
+        }
+        acknowledged = Some(n);
+    }
+    let refusal = refusal.context("a full disk took 40 MB")?;
+    ensure!(refusal.trim().lines().count() == 1, "{refusal}");
+
+    drop(file);
+    fs::remove_file(&filler)?;
+    cluster.eventually("the store to take writes again", || {
+        cluster
+            .flynn(&["-a", "kept", "env", "set", "AFTER=1"])
+            .map(drop)
+    })?;
+    let env = cluster.flynn_json(&["-a", "kept", "env"])?;
+    ensure!(env["AFTER"] == "1", "the write after the full disk is gone");
+    if let Some(n) = acknowledged {
+        // The one that was refused may have been carried out all the same: its answer was lost, not its effect.
+        let kept: i32 = env["N"].as_str().context("N is there")?.parse()?;
+        ensure!(
+            kept == n || kept == n + 1,
+            "N is {kept}, though {n} was acknowledged"
+        );
+        ensure!(
+            env["V"] == format!("{value}{kept}"),
+            "V does not belong to N"
+        );
+    }
+    Ok(())
 }
 
 /// A tiny tmpfs that is full, over a directory, until it is dropped.

@@ -68,11 +68,19 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 impl Cluster {
     /// Hosts that run, without a platform.
     pub(crate) fn hosts(count: u8) -> Result<Self> {
+        Self::hosts_in(count, |_| Ok(()))
+    }
+
+    /// Hosts that run in a directory that was prepared before they wrote anything.
+    pub(crate) fn hosts_in(count: u8, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("flynn-it").tempdir()?;
+        let place = dir.path().join("cluster");
+        fs::create_dir(&place)?;
+        prepare(&place)?;
         // A network of its own, so that several clusters and the demo do not meet.
         let [a, b] = rand::random::<[u8; 2]>();
         let mut bed = Testbed::open(TestbedOptions {
-            dir: dir.path().join("cluster"),
+            dir: place,
             bin_dir: Path::new(env!("CARGO_BIN_EXE_flynn-host"))
                 .parent()
                 .context("it lies in a directory")?
@@ -97,7 +105,12 @@ impl Cluster {
 
     /// Hosts with the platform, and a user's key.
     pub(crate) fn boot(count: u8) -> Result<Self> {
-        let cluster = Self::hosts(count)?;
+        Self::hosts(count)?.with_platform()
+    }
+
+    /// These hosts with the platform, and a user's key.
+    pub(crate) fn with_platform(self) -> Result<Self> {
+        let cluster = self;
         cluster.bootstrap(&[])?;
         cluster.flynn(&[
             "key",

@@ -50,6 +50,17 @@ impl Deadlines {
         true
     }
 
+    /// Gives every lease so much more time.
+    pub fn postpone(&mut self, by: Duration) {
+        for deadline in self.by_lease.values_mut() {
+            deadline.at += by;
+        }
+        self.queue = std::mem::take(&mut self.queue)
+            .into_iter()
+            .map(|(at, lease)| (at + by, lease))
+            .collect();
+    }
+
     /// Forgets `lease`.
     pub fn remove(&mut self, lease: LeaseId) {
         if let Some(deadline) = self.by_lease.remove(&lease) {
@@ -106,9 +117,12 @@ mod tests {
         assert_eq!(due(&deadlines, now + 3 * second), [2, 1]);
         assert!(deadlines.renew(LeaseId(2), now + second));
         assert_eq!(due(&deadlines, now + second), Vec::<u64>::new());
+        deadlines.postpone(2 * second);
+        assert_eq!(deadlines.next(), Some(now + 4 * second));
+        assert_eq!(due(&deadlines, now + 4 * second), [1, 2]);
         deadlines.remove(LeaseId(1));
         assert!(!deadlines.renew(LeaseId(1), now));
-        assert_eq!(due(&deadlines, now + 2 * second), [2]);
+        assert_eq!(due(&deadlines, now + 4 * second), [2]);
         assert_eq!(deadlines.len(), 2);
     }
 }

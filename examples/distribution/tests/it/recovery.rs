@@ -24,6 +24,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "recovery::jobs_outlive_their_daemon_and_are_found_again",
         jobs_outlive_their_daemon_and_are_found_again,
     ),
+    (
+        "recovery::a_daemon_that_stood_still_does_not_end_the_leases_of_others",
+        a_daemon_that_stood_still_does_not_end_the_leases_of_others,
+    ),
 ];
 
 /// A fourth host is a learner of the store, runs jobs, and can be given a vote.
@@ -238,5 +242,49 @@ fn jobs_outlive_their_daemon_and_are_found_again(_: &Shared) -> Result<()> {
         after == before,
         "another job answers: {after}, not {before}"
     );
+    Ok(())
+}
+
+fn a_daemon_that_stood_still_does_not_end_the_leases_of_others(_: &Shared) -> Result<()> {
+    use flynn_distribution::testbed::processes_of;
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    /// Longer than a host's lease, which ends after five seconds.
+    const STILL: Duration = Duration::from_secs(6);
+    let cluster = Cluster::hosts(3)?;
+    let all_are_up = || {
+        cluster.eventually("all hosts to be up", || {
+            let hosts = cluster.host_json(0, &["list"])?;
+            let hosts = hosts.as_array().context("a list")?;
+            let alive = hosts.iter().filter(|host| host["state"] == "up").count();
+            ensure!(alive == 3, "{alive} hosts are up");
+            Ok(())
+        })
+    };
+    let losses = |host| cluster.daemon_log(host).matches("lease was lost").count();
+    all_are_up()?;
+    // One of them leads the store.
+    for still in 0..3 {
+        let others = [(still + 1) % 3, (still + 2) % 3];
+        let before = others.map(losses);
+        let daemons = processes_of(&[cluster.bed.hosts()[still].data_dir.clone()]);
+        ensure!(!daemons.is_empty(), "host {still} does not run");
+        for pid in &daemons {
+            kill(Pid::from_raw(*pid), Signal::SIGSTOP)?;
+        }
+        std::thread::sleep(STILL);
+        for pid in &daemons {
+            kill(Pid::from_raw(*pid), Signal::SIGCONT)?;
+        }
+        all_are_up()?;
+        // A lease that was ended wrongly is missed at its next renewal.
+        std::thread::sleep(Duration::from_secs(2));
+        ensure!(
+            others.map(losses) == before,
+            "the leases of {others:?} were lost when host {still} went on"
+        );
+    }
     Ok(())
 }

@@ -204,12 +204,17 @@ impl Core {
 
     /// Tells the time, before events are handed in: after a pause of this member's the last tick's is long past.
     pub(crate) fn set_now(&mut self, now: Instant) {
-        self.now = now;
+        let held_up = now.saturating_duration_since(mem::replace(&mut self.now, now));
+        let election_ticks = u32::try_from(self.settings.election_ticks).unwrap_or(u32::MAX);
+        // Nobody could renew a lease with a member that did not run.
+        if held_up > self.settings.tick.saturating_mul(election_ticks) {
+            self.leases.postpone(held_up);
+        }
     }
 
     /// Some time has passed: about one tick.
     pub(crate) fn tick(&mut self, now: Instant) {
-        self.now = now;
+        self.set_now(now);
         self.ticks += 1;
         for (to, frame) in self.standing.tick() {
             self.send(to, frame);

@@ -32,6 +32,10 @@ impl Core {
             // A tick more, since the clock was read a little before the votes came.
             self.leases.restart(leases, self.now + self.settings.tick);
         } else if !leads && mem::replace(&mut self.leads, leads) {
+            // Those leases may have been renewed with the next leader: it is no longer ours to end them.
+            if let Some(seq) = self.leases.request() {
+                self.requests.finish(seq);
+            }
             self.leases.clear();
             self.reads.drop_renewals();
             self.refuse_forwarded();

@@ -117,6 +117,11 @@ impl Leases {
         self.request = None;
     }
 
+    /// Gives every lease so much more time.
+    pub(crate) fn postpone(&mut self, by: Duration) {
+        self.deadlines.postpone(by);
+    }
+
     pub(crate) fn granted(&mut self, lease: LeaseId, ttl: Duration, now: Instant) {
         self.deadlines.insert(lease, ttl, now);
     }

@@ -343,7 +343,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_really_full_disk_loses_nothing_that_was_acknowledged() {
-    let Some(disk) = SmallDisk::mount(128) else {
+    let Some(disk) = SmallDisk::mount(160) else {
         eprintln!("skipped: a small disk cannot be mounted here (it takes root)");
         return;
     };
@@ -359,7 +359,7 @@ async fn a_really_full_disk_loses_nothing_that_was_acknowledged() {
         .await
         .unwrap();
     let ballast = disk.0.path().join("ballast");
-    fs::write(&ballast, vec![0; 80 << 20]).unwrap();
+    fs::write(&ballast, vec![0; 120 << 20]).unwrap();
     let mut acknowledged = 0;
     let error = loop {
         match within("an answer", put_large(&member, acknowledged)).await {

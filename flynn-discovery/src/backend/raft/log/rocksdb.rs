@@ -430,7 +430,8 @@ const DATABASE: &str = "db";
 const LOG: &str = "log";
 const STATE: &str = "state";
 const META: &str = "meta";
-const FAMILIES: [&str; 3] = [LOG, STATE, META];
+/// The first is not used, but there; named, so that it has the same small buffers, after which logs are made large.
+const FAMILIES: [&str; 4] = ["default", LOG, STATE, META];
 
 const IDENTITY: &[u8] = b"identity";
 const HARD_STATE: &[u8] = b"hard-state";

@@ -37,7 +37,7 @@ impl Suspension {
             // Those that are back already count as well: the others may be just behind them.
             let gone_ms = host
                 .lost_since_ms
-                .or(host.returned_from_ms.filter(|_| host.joined_ms >= last));
+                .or_else(|| host.returned_from_ms.filter(|_| host.joined_ms >= last));
             let has_vanished = gone_ms.is_some_and(|ms| together.contains(&ms));
             vanished += usize::from(has_vanished);
             of += usize::from(has_vanished || host.lost_since_ms.is_none());

@@ -131,6 +131,7 @@ fn group(
         } else {
             PRIORITIES.1
         },
+        max_unavailable: None,
         owner: OWNER.to_owned(),
     }))
 }

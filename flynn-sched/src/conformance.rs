@@ -126,14 +126,12 @@ fn memory(memory_bytes: u64) -> Resources {
 
 fn host(id: &str, memory_bytes: u64) -> Host {
     Host {
-        id: host_id(id),
         addr: format!("addr-of-{id}"),
         api_url: format!("http://{id}"),
-        capacity: memory(memory_bytes),
         tags: BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]),
         zone: Some("z".to_owned()),
-        is_draining: false,
         incarnation: 1,
+        ..Host::new(host_id(id), memory(memory_bytes))
     }
 }
 
@@ -160,6 +158,7 @@ fn group(id: &str, count: u32) -> Group {
         kind: GroupKind::Service { count },
         spec: Arc::new(JobSpec::default()),
         priority: 50,
+        max_unavailable: None,
         owner: "conformance".to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Host;
+use crate::{Domain, Host, Jobs};
 
 /// A condition on the host of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,15 +18,30 @@ pub enum Constraint {
     },
     /// No two jobs of the group on one host.
     DistinctHosts,
+    /// At least one of these jobs is in the same place (affinity).
+    Near {
+        /// The others.
+        jobs: Jobs,
+        /// What counts as one place.
+        within: Domain,
+    },
+    /// None of these jobs is in the same place (anti-affinity). It holds both ways: they are not placed beside this job
+    /// either.
+    Apart {
+        /// The others.
+        jobs: Jobs,
+        /// What counts as one place.
+        within: Domain,
+    },
 }
 
 impl Constraint {
-    /// Does the host as such meet it? [`Constraint::DistinctHosts`] is about other jobs, so every host does.
+    /// Does the host as such meet it? Constraints about other jobs are met by every host as such.
     #[must_use]
     pub fn admits(&self, host: &Host) -> bool {
         match self {
             Self::Tag { key, value } => host.tags.get(key) == Some(value),
-            Self::DistinctHosts => true,
+            Self::DistinctHosts | Self::Near { .. } | Self::Apart { .. } => true,
         }
     }
 
@@ -39,6 +54,10 @@ impl Constraint {
                 None => format!("needs the tag {key}={value}, there is none"),
             },
             Self::DistinctHosts => "has a job of the group already".to_owned(),
+            Self::Near { jobs, within } => {
+                format!("has no job of {jobs} in its {}", within.name())
+            }
+            Self::Apart { jobs, within } => format!("has a job of {jobs} in its {}", within.name()),
         }
     }
 }

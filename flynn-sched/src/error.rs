@@ -1,6 +1,6 @@
 //! What can go wrong, named by what the caller can do about it.
 
-use crate::{GroupId, HostId, JobId};
+use crate::{GroupId, HostId, JobId, Namespace};
 
 /// The result of a scheduling operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,6 +23,14 @@ pub enum Error {
         /// The group.
         group: GroupId,
         /// What changed.
+        why: String,
+    },
+    /// The namespace's quota has no room for the job.
+    #[error("{why}")]
+    QuotaExceeded {
+        /// The namespace.
+        namespace: Namespace,
+        /// What is used, and what the limit is.
         why: String,
     },
     /// The host is not in the cluster.
@@ -75,6 +83,7 @@ impl Error {
             self,
             Self::Conflict { .. }
                 | Self::GroupChanged { .. }
+                | Self::QuotaExceeded { .. }
                 | Self::Store {
                     is_transient: true,
                     ..

@@ -18,13 +18,35 @@ pub struct Group {
     /// Higher goes first; 0 to 100, users' default 50.
     #[serde(default = "default_priority")]
     pub priority: u8,
+    /// How many of its jobs may be down at once because the cell wills it (drains, preemption, rebalancing); `None`: one
+    /// of them, or a tenth if that is more. Failures are not the cell's will and do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<u32>,
     /// Who wrote it, so that writers do not clean up after each other; the controller writes `controller`.
     #[serde(default)]
     pub owner: String,
 }
 
 fn default_priority() -> u8 {
-    50
+    Group::PRIORITY
+}
+
+impl Group {
+    /// Default of [`priority`](Self::priority).
+    pub const PRIORITY: u8 = 50;
+
+    /// A group with nothing said of it but what it is: change the fields that differ.
+    #[must_use]
+    pub fn new(id: GroupId, kind: GroupKind, spec: impl Into<Arc<JobSpec>>) -> Self {
+        Self {
+            id,
+            kind,
+            spec: spec.into(),
+            priority: Self::PRIORITY,
+            max_unavailable: None,
+            owner: String::new(),
+        }
+    }
 }
 
 /// How many jobs a group has, and which scheduler is in charge of it.

@@ -36,6 +36,11 @@ macro_rules! ids {
             }
         }
 
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&self.0)
@@ -71,6 +76,9 @@ ids! {
     /// `host-job`, and the first dash separates the two.
     HostId ("host id", 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
         "use 1 to 63 of a-z and 0-9, without dashes");
+    /// A namespace: whose jobs are counted against one quota. Lower-case letters, digits and dashes, at most 63 bytes.
+    Namespace ("namespace", 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-',
+        "use 1 to 63 of a-z, 0-9 and dashes");
     /// A job: one placed copy of a group. Lower-case letters, digits and dashes, at most 63 bytes; a UUID by custom.
     JobId ("job id", 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-',
         "use 1 to 63 of a-z, 0-9 and dashes");
@@ -78,4 +86,13 @@ ids! {
     /// `app-id.release-id.process-type`.
     GroupId ("group id", 200, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'),
         "use 1 to 200 of letters, digits, '-', '_' and '.'");
+}
+
+impl Default for Namespace {
+    /// `default`.
+    fn default() -> Self {
+        static DEFAULT: std::sync::LazyLock<Namespace> =
+            std::sync::LazyLock::new(|| Namespace(Arc::from("default")));
+        DEFAULT.clone()
+    }
 }

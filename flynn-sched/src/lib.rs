@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod affinity;
 pub mod clock;
 pub mod cluster;
 #[cfg(feature = "conformance")]
@@ -11,7 +12,9 @@ mod group;
 mod host;
 mod id;
 mod job;
+mod named;
 pub mod placement;
+mod quota;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod resources;
@@ -20,16 +23,20 @@ pub mod scheduler;
 pub mod sim;
 mod spec;
 mod state;
+mod taint;
 pub mod transaction;
 
+pub use affinity::{Affinity, Domain, Jobs, Spread};
 pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
 pub use constraint::Constraint;
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use group::{Forgotten, Group, GroupKind, GroupStatus};
-pub use host::Host;
-pub use id::{GroupId, HostId, JobId};
+pub use host::{Host, Overcommit};
+pub use id::{GroupId, HostId, JobId, Namespace};
 pub use job::{Job, JobStatus, Phase};
+pub use named::Named;
+pub use quota::{Quota, Usage};
 #[cfg(feature = "remote")]
 #[doc(inline)]
 pub use remote::DiscoveryCluster;
@@ -42,4 +49,5 @@ pub use spec::{
     Artifact, Check, CheckKind, JobSpec, Partition, Port, RestartPolicy, Service, Volume,
 };
 pub use state::{ClusterState, HostState};
+pub use taint::{Taint, TaintEffect, Toleration};
 pub use transaction::Transaction;

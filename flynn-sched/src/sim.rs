@@ -453,6 +453,8 @@ fn summary(change: &Change) -> String {
             None => format!("{group} lacks {}", status.missing),
         },
         Change::ForgetHost(id) => format!("forget host {id}"),
+        Change::PutQuota(quota) => format!("quota of {}", quota.namespace),
+        Change::RemoveQuota(namespace) => format!("remove the quota of {namespace}"),
     }
 }
 

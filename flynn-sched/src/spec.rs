@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Constraint, Resources};
+use crate::{Affinity, Constraint, Named, Namespace, Resources, Spread, Toleration};
 
 /// What to run. All jobs of a group share one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct JobSpec {
     pub ports: Vec<Port>,
     /// What it needs, for placement.
     pub request: Resources,
+    /// What it needs of named resources, such as GPUs.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub named: Named,
     /// What it may use at most; zero means no limit.
     pub limit: Resources,
     /// What the host does when it ends by itself.
@@ -42,6 +45,25 @@ pub struct JobSpec {
     pub metadata: BTreeMap<String, String>,
     /// Where it may run.
     pub constraints: Vec<Constraint>,
+    /// The taints it tolerates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Over what the group's jobs are spread, beside the scheduler's own habits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spread: Vec<Spread>,
+    /// Which jobs it should be near to or away from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub affinities: Vec<Affinity>,
+    /// Whose it is: counted against that namespace's quota.
+    pub namespace: Namespace,
+    /// How long it is expected to run, if that is known. A job that will be gone before a reservation begins may use its
+    /// room.
+    #[serde(
+        with = "opt_millis",
+        rename = "expected_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub expected: Option<Duration>,
 }
 
 impl JobSpec {

@@ -1,10 +1,13 @@
 //! The cell's state: immutable, shared, cheap to keep.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::{Group, GroupId, GroupStatus, Host, HostId, Job, JobId, Resources};
+use crate::{
+    Constraint, Domain, Group, GroupId, GroupStatus, Host, HostId, Job, JobId, Jobs, Named,
+    Namespace, Quota, Resources, Usage,
+};
 
 mod edit;
 mod events;
@@ -20,6 +23,10 @@ pub struct ClusterState {
     notes: OrdMap<GroupId, Arc<GroupStatus>>,
     jobs: OrdMap<JobId, JobEntry>,
     jobs_by_group: OrdMap<GroupId, OrdSet<JobId>>,
+    /// Groups of which a job keeps others apart, or did since the group had its first.
+    repelling: OrdSet<GroupId>,
+    quotas: OrdMap<Namespace, Arc<Quota>>,
+    usage: OrdMap<Namespace, Usage>,
 }
 
 /// A job and what is known about what is known of it.
@@ -47,6 +54,8 @@ pub struct HostState {
     pub returned_from_ms: Option<u64>,
     /// The sum of the requests of its jobs that are not final.
     pub promised: Resources,
+    /// The sum of their requests of named resources.
+    pub promised_named: Named,
     /// Its jobs.
     pub jobs: OrdSet<JobId>,
 }
@@ -55,13 +64,13 @@ impl HostState {
     /// What is left to promise.
     #[must_use]
     pub fn free(&self) -> Resources {
-        self.host.capacity.saturating_sub(&self.promised)
+        self.host.allocatable().saturating_sub(&self.promised)
     }
 
     /// May new jobs be placed here?
     #[must_use]
     pub fn is_schedulable(&self) -> bool {
-        self.lost_since_ms.is_none() && !self.host.is_draining
+        self.lost_since_ms.is_none() && !self.host.is_draining && self.host.unhealthy.is_none()
     }
 }
 
@@ -157,5 +166,80 @@ impl ClusterState {
             .filter(|(group, _)| !self.groups.contains_key(*group))
             .flat_map(|(_, jobs)| jobs)
             .filter_map(|id| self.job(id))
+    }
+
+    /// All quotas, by namespace.
+    pub fn quotas(&self) -> impl Iterator<Item = &Arc<Quota>> {
+        self.quotas.values()
+    }
+
+    /// The quota of a namespace, if it has one.
+    #[must_use]
+    pub fn quota(&self, namespace: &Namespace) -> Option<&Arc<Quota>> {
+        self.quotas.get(namespace)
+    }
+
+    /// What the jobs of a namespace that are not at their end ask for; nothing for a namespace without such jobs.
+    #[must_use]
+    pub fn usage(&self, namespace: &Namespace) -> Usage {
+        self.usage.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// The jobs that are meant and not at their end.
+    pub fn live(&self, jobs: &Jobs) -> impl Iterator<Item = &Arc<Job>> {
+        let (first, prefix) = match jobs {
+            Jobs::Group(id) => (id.as_str(), None),
+            Jobs::Prefix(prefix) => (prefix.as_str(), Some(prefix.as_str())),
+        };
+        self.jobs_by_group
+            .range::<_, str>((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(group, _)| match prefix {
+                Some(prefix) => group.as_str().starts_with(prefix),
+                None => group.as_str() == first,
+            })
+            .flat_map(|(_, ids)| ids)
+            .filter_map(|id| self.job(id))
+            .filter(|job| !job.status.phase.is_final())
+    }
+
+    /// Is one of the jobs in the same place as `host`?
+    #[must_use]
+    pub fn has_near(&self, host: &Host, jobs: &Jobs, within: &Domain) -> bool {
+        self.live(jobs).any(|job| {
+            if *within == Domain::Host {
+                return job.host == host.id;
+            }
+            self.host(&job.host)
+                .is_some_and(|other| within.of(&other.host) == within.of(host))
+        })
+    }
+
+    /// A group whose jobs must be apart from those of `group` and has one in the same place as `host`.
+    #[must_use]
+    pub fn repelled_by(&self, host: &Host, group: &GroupId) -> Option<&GroupId> {
+        self.repelling.iter().find(|other| {
+            self.jobs_of(other).any(|job| {
+                !job.status.phase.is_final()
+                    && job
+                        .spec
+                        .constraints
+                        .iter()
+                        .any(|constraint| match constraint {
+                            Constraint::Apart { jobs, within } => {
+                                jobs.matches(group)
+                                    && self
+                                        .host(&job.host)
+                                        .is_some_and(|its| within.of(&its.host) == within.of(host))
+                            }
+                            _ => false,
+                        })
+            })
+        })
+    }
+
+    /// Does any job keep others apart?
+    #[must_use]
+    pub fn has_repelling(&self) -> bool {
+        !self.repelling.is_empty()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ClusterState, Group, GroupId, GroupStatus, HostId, Job, JobId};
+use crate::{ClusterState, Group, GroupId, GroupStatus, HostId, Job, JobId, Namespace, Quota};
 
 mod apply;
 
@@ -119,6 +119,10 @@ pub enum Change {
         /// What is said.
         status: Arc<GroupStatus>,
     },
+    /// Writes a quota. What is used already stays, even if it is more.
+    PutQuota(Arc<Quota>),
+    /// Removes a namespace's quota. Removing one that is gone succeeds.
+    RemoveQuota(Namespace),
     /// Forgets a lost host that has no jobs. Forgetting an unknown host succeeds.
     ForgetHost(HostId),
 }

@@ -88,17 +88,17 @@ fn show(state: &ClusterState) {
 
 fn host(id: &str, price: &str) -> Result<Host> {
     Ok(Host {
-        id: HostId::parse(id)?,
         addr: format!("{id}.example"),
         api_url: format!("http://{id}.example:1113"),
-        capacity: Resources {
-            cpu_millis: 4000,
-            ..Resources::default()
-        },
         tags: BTreeMap::from([("price".to_owned(), price.to_owned())]),
-        zone: None,
-        is_draining: false,
         incarnation: 1,
+        ..Host::new(
+            HostId::parse(id)?,
+            Resources {
+                cpu_millis: 4000,
+                ..Resources::default()
+            },
+        )
     })
 }
 
@@ -116,6 +116,7 @@ fn batch(id: &str, count: u32, deadline_ms: u64) -> Result<Group> {
         kind: GroupKind::Batch { count, retries: 0 },
         spec: Arc::new(spec),
         priority: 50,
+        max_unavailable: None,
         owner: "example".to_owned(),
     })
 }

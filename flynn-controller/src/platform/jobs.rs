@@ -201,6 +201,7 @@ impl Platform {
             } else {
                 PRIORITIES.1
             },
+            max_unavailable: None,
             owner: RUN_OWNER.to_owned(),
         })
     }

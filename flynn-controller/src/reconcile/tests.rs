@@ -288,6 +288,7 @@ fn foreign() -> BTreeMap<GroupId, Arc<Group>> {
                 kind: GroupKind::Service { count: 1 },
                 spec: Arc::new(JobSpec::default()),
                 priority: 50,
+                max_unavailable: None,
                 owner: owner.to_owned(),
             };
             (group.id.clone(), Arc::new(group))

@@ -12,18 +12,17 @@ async fn one_job() -> (LocalCluster, HostId, JobId, Box<dyn Membership>) {
     let cluster = LocalCluster::new(Arc::new(ManualClock::at(1_000)));
     let id = HostId::parse("host1").unwrap();
     let host = Host {
-        id: id.clone(),
         addr: "127.0.0.1".to_owned(),
         api_url: "http://127.0.0.1:1113".to_owned(),
-        capacity: Resources {
-            cpu_millis: 1000,
-            memory_bytes: 1 << 30,
-            disk_bytes: 0,
-        },
-        tags: BTreeMap::new(),
-        zone: None,
-        is_draining: false,
         incarnation: 1,
+        ..Host::new(
+            id.clone(),
+            Resources {
+                cpu_millis: 1000,
+                memory_bytes: 1 << 30,
+                disk_bytes: 0,
+            },
+        )
     };
     let membership = cluster.join(host).await.unwrap();
     let job = JobId::parse("j1").unwrap();

@@ -268,17 +268,16 @@ async fn host(id: String, link: Arc<dyn HostLink>) {
 
 pub(crate) fn a_host(id: &HostId) -> Host {
     Host {
-        id: id.clone(),
         addr: "127.0.0.1".to_owned(),
         api_url: format!("http://127.0.0.1/{id}"),
-        capacity: Resources {
-            cpu_millis: 64_000,
-            memory_bytes: 64 << 30,
-            disk_bytes: 64 << 30,
-        },
-        tags: BTreeMap::new(),
-        zone: None,
-        is_draining: false,
         incarnation: 1,
+        ..Host::new(
+            id.clone(),
+            Resources {
+                cpu_millis: 64_000,
+                memory_bytes: 64 << 30,
+                disk_bytes: 64 << 30,
+            },
+        )
     }
 }

@@ -290,14 +290,12 @@ impl HostBuilder {
         clear_up(&world, &survivors, self.options.past_jobs).await;
 
         let host = flynn_sched::Host {
-            id: id.clone(),
             addr: world.addr.clone(),
             api_url: self.api_url,
-            capacity: self.capacity.unwrap_or_else(detect_capacity),
             tags: self.tags,
             zone: self.zone,
-            is_draining: false,
             incarnation: Uuid::new_v4().as_u64_pair().0,
+            ..flynn_sched::Host::new(id.clone(), self.capacity.unwrap_or_else(detect_capacity))
         };
         let (event_sender, events) = mpsc::channel(EVENTS);
         let (orders, received_orders) = mpsc::channel(1);

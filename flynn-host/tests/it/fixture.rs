@@ -95,14 +95,10 @@ impl Cell {
     /// Places a job before the host is in the cell, as if that had only just gone.
     pub(crate) async fn place_as(&self, id: &JobId, spec: JobSpec) {
         let host = flynn_sched::Host {
-            id: HostId::parse("h1").unwrap(),
             addr: "127.0.0.1".to_owned(),
             api_url: String::new(),
-            capacity: Resources::default(),
-            tags: BTreeMap::new(),
-            zone: None,
-            is_draining: false,
             incarnation: 1,
+            ..flynn_sched::Host::new(HostId::parse("h1").unwrap(), Resources::default())
         };
         let _stay = self.cluster.join(host).await.unwrap();
         self.commit(Transaction::default().start(job(id, spec)))

@@ -1,14 +1,7 @@
 //! A small host: carries out the jobs of a cell as processes. The real one is `flynn-host`; this one is enough to see
 //! pushed apps run.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt, io,
-    path::Path,
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, io, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -74,18 +67,17 @@ impl MiniHost {
     /// Carries out jobs until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
         let host = Host {
-            id: self.id.clone(),
             addr: "127.0.0.1".to_owned(),
             api_url: "http://127.0.0.1:0".to_owned(),
-            capacity: Resources {
-                cpu_millis: 64_000,
-                memory_bytes: 64 << 30,
-                disk_bytes: 1 << 40,
-            },
-            tags: BTreeMap::new(),
-            zone: None,
-            is_draining: false,
             incarnation: 1,
+            ..Host::new(
+                self.id.clone(),
+                Resources {
+                    cpu_millis: 64_000,
+                    memory_bytes: 64 << 30,
+                    disk_bytes: 1 << 40,
+                },
+            )
         };
         let _membership = self.cluster.join(host).await.unwrap();
         let mut wanted = self.cluster.assignments(&self.id);

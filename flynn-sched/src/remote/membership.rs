@@ -23,7 +23,7 @@ pub(super) struct LeasedMembership {
 
 #[derive(Debug)]
 enum Order {
-    Update(Host, oneshot::Sender<Result<()>>),
+    Update(Box<Host>, oneshot::Sender<Result<()>>),
     Leave(oneshot::Sender<Result<()>>),
 }
 
@@ -57,7 +57,8 @@ pub(super) async fn join(
 #[async_trait]
 impl Membership for LeasedMembership {
     async fn update(&self, host: Host) -> Result<()> {
-        self.order(|answer| Order::Update(host, answer)).await
+        self.order(|answer| Order::Update(Box::new(host), answer))
+            .await
     }
 
     async fn lost(&self) {
@@ -149,7 +150,7 @@ impl Keeper {
             match order {
                 Some(Order::Update(host, answer)) => {
                     // The asker may have gone.
-                    let _ = answer.send(self.update(host).await);
+                    let _ = answer.send(self.update(*host).await);
                 }
                 Some(Order::Leave(answer)) => {
                     let _ = answer.send(self.leave().await);

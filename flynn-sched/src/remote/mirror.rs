@@ -151,6 +151,14 @@ impl Taking {
                 }
                 return;
             }
+            CellKey::Quota(namespace) => {
+                if let Some(quota) = read::<crate::Quota>(&entry.value, &key)
+                    && quota.namespace == *namespace
+                {
+                    self.state.put_quota(Arc::new(quota));
+                }
+            }
+            CellKey::QuotaSeq(_) => {}
             CellKey::HostSeq(id) => self.state.touch_host(id, version),
             CellKey::GroupSeq(id) => self.state.touch_group(id, version),
         }
@@ -174,7 +182,11 @@ impl Taking {
                 }
             }
             CellKey::Note(group) => self.state.put_note(group, Arc::default()),
-            CellKey::Status(..) | CellKey::HostSeq(_) | CellKey::GroupSeq(_) => {}
+            CellKey::Quota(namespace) => self.state.remove_quota(namespace),
+            CellKey::Status(..)
+            | CellKey::HostSeq(_)
+            | CellKey::GroupSeq(_)
+            | CellKey::QuotaSeq(_) => {}
         }
     }
 

@@ -175,6 +175,13 @@ impl Planner<'_> {
                 step.expect(self.mirror, CellKey::Host(job.host.clone()));
                 step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
                 self.touch(&mut step, &job.host, &job.group);
+                let namespace = &job.spec.namespace;
+                if self.after.quota(namespace).is_some() {
+                    // Placements of a namespace with a quota take turns, or two of them could share its last room.
+                    step.expect(self.mirror, CellKey::Quota(namespace.clone()));
+                    step.expect(self.mirror, CellKey::QuotaSeq(namespace.clone()));
+                    step.touch(CellKey::QuotaSeq(namespace.clone()));
+                }
                 let key = CellKey::Job(job.host.clone(), job.id.clone());
                 // With the one description that the state shares, and without a status.
                 match self.after.job(&job.id) {
@@ -242,6 +249,15 @@ impl Planner<'_> {
                 step.expect(self.mirror, CellKey::HostSeq(id.clone()));
                 step.delete(CellKey::Known(id.clone()));
                 step.delete(CellKey::HostSeq(id.clone()));
+                None
+            }
+            Change::PutQuota(quota) => {
+                step.put(CellKey::Quota(quota.namespace.clone()), quota)?;
+                None
+            }
+            Change::RemoveQuota(namespace) => {
+                step.delete(CellKey::Quota(namespace.clone()));
+                step.delete(CellKey::QuotaSeq(namespace.clone()));
                 None
             }
             Change::ExpectGroup { .. } => None,

@@ -2,11 +2,14 @@
 //! asks before; what a store reports has been asked already.
 //!
 //! Every edit keeps the indices and sums right: `promised` is the sum over a host's jobs that are not final,
-//! `jobs_by_group` and [`HostState::jobs`] hold exactly the jobs there are.
+//! `usage` the same by namespace, `jobs_by_group` and [`HostState::jobs`] hold exactly the jobs there are.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use crate::{Group, GroupId, GroupStatus, Host, HostId, Job, JobId, JobStatus, Resources};
+use crate::{
+    Constraint, Group, GroupId, GroupStatus, Host, HostId, Job, JobId, JobSpec, JobStatus, Named,
+    Namespace, Quota, Resources,
+};
 
 use super::{ClusterState, HostState, JobEntry};
 
@@ -156,8 +159,20 @@ impl ClusterState {
         let host = self.hosts.get_mut(&job.host).expect("it was just put");
         host.jobs.insert(job.id.clone());
         host.version = host.version.max(version);
-        if !job.status.phase.is_final() {
-            host.promised = saturating_add(&host.promised, &job.spec.request);
+        let is_live = !job.status.phase.is_final();
+        if is_live {
+            host.promised = host.promised.saturating_add(&job.spec.request);
+            if !job.spec.named.is_empty() {
+                host.promised_named.add(&job.spec.named);
+            }
+            self.usage
+                .entry(job.spec.namespace.clone())
+                .or_default()
+                .add(&job.spec);
+        }
+        let repels = |constraint: &Constraint| matches!(constraint, Constraint::Apart { .. });
+        if job.spec.constraints.iter().any(repels) {
+            self.repelling.insert(job.group.clone());
         }
         self.jobs_by_group
             .entry(job.group.clone())
@@ -187,9 +202,9 @@ impl ClusterState {
         entry.reported = version;
         let job = Arc::make_mut(&mut entry.job);
         job.status = status;
-        if is_final && let Some(host) = self.hosts.get_mut(&job.host) {
-            let request = job.spec.request;
-            host.promised = host.promised.saturating_sub(&request);
+        if is_final {
+            let (host, spec) = (job.host.clone(), Arc::clone(&job.spec));
+            self.release(&host, &spec);
         }
         true
     }
@@ -199,17 +214,42 @@ impl ClusterState {
         let job = Arc::clone(&self.jobs.get(id)?.job);
         if let Some(host) = self.hosts.get_mut(&job.host) {
             host.jobs.remove(id);
-            if !job.status.phase.is_final() {
-                host.promised = host.promised.saturating_sub(&job.spec.request);
-            }
+        }
+        if !job.status.phase.is_final() {
+            self.release(&job.host, &job.spec);
         }
         if let Some(jobs) = self.jobs_by_group.get_mut(&job.group) {
             jobs.remove(id);
             if jobs.is_empty() {
                 self.jobs_by_group.remove(&job.group);
+                self.repelling.remove(&job.group);
             }
         }
         Some(job)
+    }
+
+    /// Takes what a job asked for out of the sums.
+    fn release(&mut self, host: &HostId, spec: &JobSpec) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.promised = host.promised.saturating_sub(&spec.request);
+            if !spec.named.is_empty() {
+                host.promised_named.sub(&spec.named);
+            }
+        }
+        if let Some(usage) = self.usage.get_mut(&spec.namespace) {
+            usage.sub(spec);
+            if usage.jobs == 0 {
+                self.usage.remove(&spec.namespace);
+            }
+        }
+    }
+
+    pub(crate) fn put_quota(&mut self, quota: Arc<Quota>) {
+        self.quotas.insert(quota.namespace.clone(), quota);
+    }
+
+    pub(crate) fn remove_quota(&mut self, namespace: &Namespace) {
+        self.quotas.remove(namespace);
     }
 }
 
@@ -222,29 +262,12 @@ fn empty(host: Arc<Host>, version: u64, lost_since_ms: Option<u64>) -> HostState
         joined: 0,
         returned_from_ms: None,
         promised: Resources::default(),
+        promised_named: Named::default(),
         jobs: imbl::OrdSet::new(),
     }
 }
 
 /// Stands for a host that jobs name and nobody knows.
 fn unknown_host(id: HostId) -> Host {
-    Host {
-        id,
-        addr: String::new(),
-        api_url: String::new(),
-        capacity: Resources::default(),
-        tags: BTreeMap::new(),
-        zone: None,
-        is_draining: false,
-        incarnation: 0,
-    }
-}
-
-/// Facts from a store may be absurd; sums must not wrap.
-fn saturating_add(a: &Resources, b: &Resources) -> Resources {
-    Resources {
-        cpu_millis: a.cpu_millis.saturating_add(b.cpu_millis),
-        memory_bytes: a.memory_bytes.saturating_add(b.memory_bytes),
-        disk_bytes: a.disk_bytes.saturating_add(b.disk_bytes),
-    }
+    Host::new(id, Resources::default())
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    ClusterState, Constraint, Error, GroupId, Host, HostId, Job, JobId, Result,
+    ClusterState, Constraint, Error, GroupId, Host, HostId, Job, JobId, Namespace, Result, Taint,
+    TaintEffect,
     transaction::{Change, Conflict, Mode, Refused, Transaction},
 };
 
@@ -82,6 +83,8 @@ enum NoKind {
     Conflict,
     /// The group has moved on.
     Group(GroupId),
+    /// The namespace has no room.
+    Quota(Namespace),
     /// There is no such host.
     Unknown,
     /// The change is wrong in itself.
@@ -120,6 +123,10 @@ impl No {
                 group,
                 why: self.why,
             },
+            (NoKind::Quota(namespace), _) => Error::QuotaExceeded {
+                namespace,
+                why: self.why,
+            },
             (NoKind::Conflict | NoKind::Unknown | NoKind::Invalid, _) => Error::Invalid {
                 what: change.subject(),
                 why: self.why,
@@ -139,6 +146,8 @@ impl Change {
             Self::RemoveGroup(group) => format!("removal of group {group}"),
             Self::ExpectGroup { group, .. } => format!("guard of group {group}"),
             Self::Note { group, .. } => format!("note of group {group}"),
+            Self::PutQuota(quota) => format!("quota of namespace {}", quota.namespace),
+            Self::RemoveQuota(namespace) => format!("removal of the quota of {namespace}"),
             Self::ForgetHost(host) => format!("forgetting host {host}"),
         }
     }
@@ -193,6 +202,14 @@ impl Applying<'_> {
                 self.state.put_note(group, Arc::clone(status));
                 Ok(())
             }
+            Change::PutQuota(quota) => {
+                self.state.put_quota(Arc::clone(quota));
+                Ok(())
+            }
+            Change::RemoveQuota(namespace) => {
+                self.state.remove_quota(namespace);
+                Ok(())
+            }
             Change::ForgetHost(id) => self.forget_host(id),
         }
     }
@@ -205,7 +222,7 @@ impl Applying<'_> {
             Change::RemoveGroup(group)
             | Change::ExpectGroup { group, .. }
             | Change::Note { group, .. } => Some(group),
-            Change::ForgetHost(_) => None,
+            Change::ForgetHost(_) | Change::PutQuota(_) | Change::RemoveQuota(_) => None,
         };
         if let Some(group) = group.cloned() {
             self.incomplete.insert(group);
@@ -234,9 +251,29 @@ impl Applying<'_> {
         if host.host.is_draining {
             return Err(No::conflict(&job.host, "is draining"));
         }
+        if let Some(why) = &host.host.unhealthy {
+            return Err(No::conflict(&job.host, format!("is unhealthy: {why}")));
+        }
+        let forbids = TaintEffect::forbids_starts;
+        if let Some(taint) = Taint::untolerated(&host.host.taints, &job.spec.tolerations, forbids) {
+            return Err(No::conflict(
+                &job.host,
+                format!("has the taint {taint}, which the job does not tolerate"),
+            ));
+        }
         if let Some(shortage) = host.free().shortage(&job.spec.request) {
             return Err(No::conflict(&job.host, shortage));
         }
+        let shortage = || {
+            let taken = &host.promised_named;
+            host.host.named.shortage(taken, &job.spec.named)
+        };
+        if !job.spec.named.is_empty()
+            && let Some(shortage) = shortage()
+        {
+            return Err(No::conflict(&job.host, shortage));
+        }
+        self.quota(job)?;
         self.constraints(job, &host.host)?;
         let mut job = Arc::clone(job);
         if job.is_stopping {
@@ -250,9 +287,32 @@ impl Applying<'_> {
         Ok(())
     }
 
+    fn quota(&self, job: &Job) -> Result<(), No> {
+        let namespace = &job.spec.namespace;
+        let Some(quota) = self.state.quota(namespace) else {
+            return Ok(());
+        };
+        match quota.exceeded(&self.state.usage(namespace), &job.spec) {
+            Some(why) => Err(No {
+                host: None,
+                kind: NoKind::Quota(namespace.clone()),
+                why,
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn constraints(&self, job: &Job, host: &Host) -> Result<(), No> {
         for constraint in &job.spec.constraints {
             if !constraint.admits(host) {
+                return Err(No::conflict(&host.id, constraint.lack(host)));
+            }
+            let is_met = match constraint {
+                Constraint::Near { jobs, within } => self.state.has_near(host, jobs, within),
+                Constraint::Apart { jobs, within } => !self.state.has_near(host, jobs, within),
+                Constraint::Tag { .. } | Constraint::DistinctHosts => true,
+            };
+            if !is_met {
                 return Err(No::conflict(&host.id, constraint.lack(host)));
             }
             let is_shared = || {
@@ -266,6 +326,14 @@ impl Applying<'_> {
                     format!("has a job of group {} already", job.group),
                 ));
             }
+        }
+        if self.state.has_repelling()
+            && let Some(other) = self.state.repelled_by(host, &job.group)
+        {
+            return Err(No::conflict(
+                &host.id,
+                format!("has a job of group {other} near, which keeps it apart"),
+            ));
         }
         if job.spec.fixed_ports().next().is_some() {
             let taken = self

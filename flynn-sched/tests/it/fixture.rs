@@ -1,6 +1,6 @@
 //! Hosts, groups and jobs to test with.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use flynn_sched::{
     Cluster, ClusterState, Group, GroupId, GroupKind, Host, HostId, Job, JobId, JobSpec, JobStatus,
@@ -31,14 +31,10 @@ pub(crate) fn memory(mib: u64) -> Resources {
 
 pub(crate) fn host(id: &str, memory_mib: u64) -> Host {
     Host {
-        id: host_id(id),
         addr: format!("addr-of-{id}"),
         api_url: format!("http://{id}"),
-        capacity: memory(memory_mib),
-        tags: BTreeMap::new(),
-        zone: None,
-        is_draining: false,
         incarnation: 1,
+        ..Host::new(host_id(id), memory(memory_mib))
     }
 }
 
@@ -68,6 +64,7 @@ pub(crate) fn group(id: &str, kind: GroupKind, memory_mib: u64) -> Group {
         kind,
         spec: spec(memory_mib),
         priority: 50,
+        max_unavailable: None,
         owner: "test".to_owned(),
     }
 }

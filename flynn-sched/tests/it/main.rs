@@ -7,6 +7,7 @@ mod drivers;
 mod fixture;
 mod placement;
 mod remote;
+mod rules;
 mod services;
 mod simulation;
 mod transactions;

@@ -391,7 +391,7 @@ enum Event {
         /// How many revisions ago its snapshot was taken.
         age: u64,
     },
-    Join(Host),
+    Join(Box<Host>),
     Lose(usize),
     Report(usize, Phase),
 }
@@ -451,10 +451,10 @@ fn any_event() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         6 => commit,
-        2 => (0..4_usize, any::<bool>()).prop_map(|(h, is_draining)| Event::Join(Host {
+        2 => (0..4_usize, any::<bool>()).prop_map(|(h, is_draining)| Event::Join(Box::new(Host {
             is_draining,
             ..host(&name("h", h), 100)
-        })),
+        }))),
         1 => (0..4_usize).prop_map(Event::Lose),
         3 => (0..30_usize, phase).prop_map(|(j, p)| Event::Report(j, p)),
     ]
@@ -551,7 +551,7 @@ proptest! {
                         }
                     }
                 }
-                Event::Join(host) => state = state.host_joined(host, 1).unwrap(),
+                Event::Join(host) => state = state.host_joined(*host, 1).unwrap(),
                 Event::Lose(h) => state = state.host_lost(&host_id(&name("h", h)), 1),
                 Event::Report(j, p) => {
                     if let Some(job) = state.job(&job_id(&name("j", j))).cloned() {

@@ -522,10 +522,12 @@ async fn slow_town() -> (Town, std::path::PathBuf, tempfile::TempDir) {
 }
 
 /// What Ctrl-C does: git and its ssh are interrupted at once.
+/// Ends the push as a closed terminal would. Not by SIGINT: a shell that starts the tests in the background has it ignored,
+/// and git inherits that.
 async fn interrupt(git: &mut tokio::process::Child) {
     let group = i32::try_from(git.id().unwrap()).unwrap();
     let group = rustix::process::Pid::from_raw(group).unwrap();
-    rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::TERM).unwrap();
     git.wait().await.unwrap();
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod affinity;
+pub mod autoscale;
 pub mod clock;
 pub mod cluster;
 #[cfg(feature = "conformance")]

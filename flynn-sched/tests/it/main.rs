@@ -1,6 +1,9 @@
 //! Everything of this crate, seen from outside.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod autoscale;
+mod autoscale_properties;
+mod autoscale_time;
 mod batches;
 mod clusters;
 mod drivers;

@@ -25,6 +25,7 @@
 
 pub mod commits;
 pub mod hosts;
+pub mod reservations;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -74,6 +75,11 @@ macro_rules! cluster_conformance {
             commits::a_removed_group_leaves_its_jobs_as_orphans,
             commits::a_watch_begins_with_the_present_state,
             commits::a_watch_reaches_the_last_of_many_changes,
+            reservations::a_reservation_can_be_read_back_and_is_removed_once_it_has_ended,
+            reservations::what_is_reserved_only_the_holder_may_use,
+            reservations::of_two_concurrent_reservations_of_the_same_room_one_is_refused,
+            reservations::of_a_reservation_and_a_start_for_the_same_room_one_is_refused,
+            reservations::the_room_of_a_removed_reservation_is_free_again,
             hosts::a_host_that_joins_is_listed_with_what_it_says,
             hosts::a_host_that_leaves_is_lost_and_its_jobs_stay_listed,
             hosts::a_dropped_membership_loses_the_host,

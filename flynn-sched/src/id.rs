@@ -82,6 +82,9 @@ ids! {
     /// A job: one placed copy of a group. Lower-case letters, digits and dashes, at most 63 bytes; a UUID by custom.
     JobId ("job id", 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-',
         "use 1 to 63 of a-z, 0-9 and dashes");
+    /// A reservation: lower-case letters, digits and dashes, at most 63 bytes.
+    ReservationId ("reservation id", 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-',
+        "use 1 to 63 of a-z, 0-9 and dashes");
     /// A group of interchangeable jobs: letters, digits, `-`, `_` and `.`, at most 200 bytes. The controller uses
     /// `app-id.release-id.process-type`.
     GroupId ("group id", 200, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'),

@@ -18,6 +18,7 @@ pub mod placement;
 mod quota;
 #[cfg(feature = "remote")]
 pub mod remote;
+pub mod reservation;
 mod resources;
 pub mod scheduler;
 #[cfg(feature = "sim")]
@@ -34,13 +35,14 @@ pub use driver::Driver;
 pub use error::{Error, Result};
 pub use group::{Forgotten, Group, GroupKind, GroupStatus};
 pub use host::{Host, Overcommit};
-pub use id::{GroupId, HostId, JobId, Namespace};
+pub use id::{GroupId, HostId, JobId, Namespace, ReservationId};
 pub use job::{Job, JobStatus, Phase};
 pub use named::Named;
 pub use quota::{Quota, Usage};
 #[cfg(feature = "remote")]
 #[doc(inline)]
 pub use remote::DiscoveryCluster;
+pub use reservation::{Claim, Reservation};
 pub use resources::Resources;
 pub use scheduler::Scheduler;
 #[cfg(feature = "sim")]

@@ -453,6 +453,15 @@ fn summary(change: &Change) -> String {
             None => format!("{group} lacks {}", status.missing),
         },
         Change::ForgetHost(id) => format!("forget host {id}"),
+        Change::PutReservation(reservation) => format!(
+            "reservation {} of {} on {} hosts from {} to {} ms",
+            reservation.id,
+            reservation.holder,
+            reservation.claims.len(),
+            reservation.from_ms,
+            reservation.until_ms
+        ),
+        Change::RemoveReservation { id, .. } => format!("remove reservation {id}"),
         Change::PutQuota(quota) => format!("quota of {}", quota.namespace),
         Change::RemoveQuota(namespace) => format!("remove the quota of {namespace}"),
     }

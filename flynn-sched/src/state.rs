@@ -11,6 +11,7 @@ use crate::{
 
 mod edit;
 mod events;
+mod reserved;
 
 /// All hosts, groups and jobs of a cell at one revision. Cloning it is O(1).
 #[derive(Debug, Clone, Default)]
@@ -27,6 +28,7 @@ pub struct ClusterState {
     repelling: OrdSet<GroupId>,
     quotas: OrdMap<Namespace, Arc<Quota>>,
     usage: OrdMap<Namespace, Usage>,
+    reserved: reserved::Reserved,
 }
 
 /// A job and what is known about what is known of it.

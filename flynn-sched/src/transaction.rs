@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{ClusterState, Group, GroupId, GroupStatus, HostId, Job, JobId, Namespace, Quota};
+use crate::{
+    ClusterState, Group, GroupId, GroupStatus, HostId, Job, JobId, Namespace, Quota, Reservation,
+    ReservationId,
+};
 
 mod apply;
 
@@ -123,6 +126,17 @@ pub enum Change {
     PutQuota(Arc<Quota>),
     /// Removes a namespace's quota. Removing one that is gone succeeds.
     RemoveQuota(Namespace),
+    /// Writes a reservation, over the one with the same id if there is one. Refused, naming the host, where its claims do
+    /// not fit into its window beside the jobs that will be there and what others have reserved.
+    PutReservation(Arc<Reservation>),
+    /// Removes a reservation that ends at this time or before. Removing one that is gone, or ends later, succeeds without
+    /// effect: whoever clears away what has ended must not hit what has just been prolonged.
+    RemoveReservation {
+        /// The reservation.
+        id: ReservationId,
+        /// In milliseconds since the Unix epoch; `u64::MAX` removes it whenever it ends.
+        ending_by_ms: u64,
+    },
     /// Forgets a lost host that has no jobs. Forgetting an unknown host succeeds.
     ForgetHost(HostId),
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use flynn_discovery::backend::{Key, Prefix};
 
-use crate::{Error, GroupId, HostId, JobId, Namespace, Result};
+use crate::{Error, GroupId, HostId, JobId, Namespace, ReservationId, Result};
 
 /// A key of the cell.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +19,7 @@ pub(super) enum CellKey {
     Note(GroupId),
     HostSeq(HostId),
     GroupSeq(GroupId),
+    Reservation(ReservationId),
     Quota(Namespace),
     /// Its version counts placements of a namespace that has a quota.
     QuotaSeq(Namespace),
@@ -68,6 +69,7 @@ impl CellKey {
             ("notes", None) => Self::Note(group()?),
             ("seq", None) => Self::HostSeq(host()?),
             ("groupseq", None) => Self::GroupSeq(group()?),
+            ("reservations", None) => Self::Reservation(ReservationId::parse(id).ok()?),
             ("quotas", None) => Self::Quota(Namespace::parse(id).ok()?),
             ("quotaseq", None) => Self::QuotaSeq(Namespace::parse(id).ok()?),
             ("jobs", Some(job)) => Self::Job(host()?, JobId::parse(job).ok()?),
@@ -87,6 +89,7 @@ impl fmt::Display for CellKey {
             Self::Note(id) => write!(f, "notes/{id}"),
             Self::HostSeq(id) => write!(f, "seq/{id}"),
             Self::GroupSeq(id) => write!(f, "groupseq/{id}"),
+            Self::Reservation(id) => write!(f, "reservations/{id}"),
             Self::Quota(id) => write!(f, "quotas/{id}"),
             Self::QuotaSeq(id) => write!(f, "quotaseq/{id}"),
             Self::Job(host, id) => write!(f, "jobs/{host}/{id}"),

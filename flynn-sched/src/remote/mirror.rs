@@ -151,6 +151,13 @@ impl Taking {
                 }
                 return;
             }
+            CellKey::Reservation(id) => {
+                if let Some(reservation) = read::<crate::Reservation>(&entry.value, &key)
+                    && reservation.id == *id
+                {
+                    self.state.put_reservation(Arc::new(reservation), version);
+                }
+            }
             CellKey::Quota(namespace) => {
                 if let Some(quota) = read::<crate::Quota>(&entry.value, &key)
                     && quota.namespace == *namespace
@@ -182,6 +189,7 @@ impl Taking {
                 }
             }
             CellKey::Note(group) => self.state.put_note(group, Arc::default()),
+            CellKey::Reservation(id) => self.state.remove_reservation(id, version),
             CellKey::Quota(namespace) => self.state.remove_quota(namespace),
             CellKey::Status(..)
             | CellKey::HostSeq(_)

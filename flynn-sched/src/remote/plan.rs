@@ -6,7 +6,7 @@ use flynn_discovery::backend::{Compare, Condition, Key, MAX_OPS, Op, Revision};
 use serde::Serialize;
 
 use crate::{
-    ClusterState, Error, GroupId, GroupStatus, HostId, Job, Result, Transaction,
+    ClusterState, Error, GroupId, GroupStatus, HostId, Job, Reservation, Result, Transaction,
     remote::{keys::CellKey, mirror::Mirror},
     transaction::{Applied, Change},
 };
@@ -251,6 +251,21 @@ impl Planner<'_> {
                 step.delete(CellKey::HostSeq(id.clone()));
                 None
             }
+            Change::PutReservation(reservation) => {
+                self.put_reservation(&mut step, reservation)?;
+                None
+            }
+            Change::RemoveReservation { id, .. } => {
+                if let Some(known) = self.mirror.state.reservation(id)
+                    && self.after.reservation(id).is_none()
+                {
+                    let key = CellKey::Reservation(id.clone());
+                    step.expect(self.mirror, key.clone());
+                    step.delete(key);
+                    self.touch_hosts(&mut step, known);
+                }
+                None
+            }
             Change::PutQuota(quota) => {
                 step.put(CellKey::Quota(quota.namespace.clone()), quota)?;
                 None
@@ -263,6 +278,36 @@ impl Planner<'_> {
             Change::ExpectGroup { .. } => None,
         };
         Ok((group, step))
+    }
+
+    /// Reservations and starts on one host take turns, or two of them could take its last room.
+    fn put_reservation(&self, step: &mut Chunk, reservation: &Reservation) -> Result<()> {
+        let key = CellKey::Reservation(reservation.id.clone());
+        step.expect(self.mirror, key.clone());
+        for host in reservation.claims.keys() {
+            step.expect(self.mirror, CellKey::Host(host.clone()));
+            step.expect(self.mirror, CellKey::HostSeq(host.clone()));
+        }
+        if let Some(known) = self.mirror.state.reservation(&reservation.id) {
+            self.touch_hosts(step, known);
+        }
+        self.touch_hosts(step, reservation);
+        // As the transaction leaves it.
+        match self.after.reservation(&reservation.id) {
+            Some(last) => step.put(key, last),
+            None => {
+                step.delete(key);
+                Ok(())
+            }
+        }
+    }
+
+    fn touch_hosts(&self, step: &mut Chunk, reservation: &Reservation) {
+        for host in reservation.claims.keys() {
+            if self.after.host(host).is_some() {
+                step.touch(CellKey::HostSeq(host.clone()));
+            }
+        }
     }
 
     /// The placements of this host and group change.

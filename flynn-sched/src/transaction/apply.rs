@@ -1,5 +1,7 @@
 //! The rules: which change fits which state. Pure; the one place that every cell asks.
 
+mod reserve;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
@@ -148,6 +150,8 @@ impl Change {
             Self::Note { group, .. } => format!("note of group {group}"),
             Self::PutQuota(quota) => format!("quota of namespace {}", quota.namespace),
             Self::RemoveQuota(namespace) => format!("removal of the quota of {namespace}"),
+            Self::PutReservation(reservation) => format!("reservation {}", reservation.id),
+            Self::RemoveReservation { id, .. } => format!("removal of reservation {id}"),
             Self::ForgetHost(host) => format!("forgetting host {host}"),
         }
     }
@@ -210,6 +214,11 @@ impl Applying<'_> {
                 self.state.remove_quota(namespace);
                 Ok(())
             }
+            Change::PutReservation(reservation) => self.put_reservation(reservation),
+            Change::RemoveReservation { id, ending_by_ms } => {
+                self.remove_reservation(id, *ending_by_ms);
+                Ok(())
+            }
             Change::ForgetHost(id) => self.forget_host(id),
         }
     }
@@ -222,7 +231,11 @@ impl Applying<'_> {
             Change::RemoveGroup(group)
             | Change::ExpectGroup { group, .. }
             | Change::Note { group, .. } => Some(group),
-            Change::ForgetHost(_) | Change::PutQuota(_) | Change::RemoveQuota(_) => None,
+            Change::ForgetHost(_)
+            | Change::PutQuota(_)
+            | Change::RemoveQuota(_)
+            | Change::PutReservation(_)
+            | Change::RemoveReservation { .. } => None,
         };
         if let Some(group) = group.cloned() {
             self.incomplete.insert(group);
@@ -273,6 +286,7 @@ impl Applying<'_> {
         {
             return Err(No::conflict(&job.host, shortage));
         }
+        self.held_for_others(job, host)?;
         self.quota(job)?;
         self.constraints(job, &host.host)?;
         let mut job = Arc::clone(job);

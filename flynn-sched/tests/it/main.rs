@@ -10,6 +10,7 @@ mod drivers;
 mod fixture;
 mod placement;
 mod remote;
+mod reservations;
 mod rules;
 mod services;
 mod simulation;

@@ -144,6 +144,21 @@ impl<'s> Round<'s> {
         }
     }
 
+    /// Removes reservations that have ended, and asks to be called when the next one ends: what they held back may be
+    /// placed then, and the change wakes whoever waits for it.
+    fn clear_reservations(&mut self, context: &mut Context<'_>) {
+        for reservation in self.state.reservations_by_end().take(MAX_CLEARED) {
+            if reservation.until_ms > context.now_ms() {
+                context.wake_at(reservation.until_ms);
+                return;
+            }
+            self.transaction.changes.push(Change::RemoveReservation {
+                id: reservation.id.clone(),
+                ending_by_ms: context.now_ms(),
+            });
+        }
+    }
+
     /// The change that makes the group's note say `status`, if it does not yet. The time since when it is blocked is
     /// kept while it is.
     fn note(&self, group: &Group, mut status: GroupStatus, now_ms: u64) -> Option<Change> {
@@ -163,3 +178,6 @@ impl<'s> Round<'s> {
         })
     }
 }
+
+/// How many reservations that have ended one round clears away.
+const MAX_CLEARED: usize = 64;

@@ -191,6 +191,7 @@ impl Scheduler for ServiceScheduler {
             }
         }
         round.clear_orphans();
+        round.clear_reservations(context);
         self.forget_hosts(&mut round, context);
         round.transaction
     }

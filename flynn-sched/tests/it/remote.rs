@@ -19,15 +19,15 @@ use flynn_discovery::{
     },
 };
 use flynn_sched::{
-    Cluster, ClusterState, DiscoveryCluster, Error, GroupKind, GroupStatus, HostLink, LocalCluster,
-    Membership, Phase, Transaction,
+    Claim, Cluster, ClusterState, DiscoveryCluster, Error, GroupKind, GroupStatus, HostLink, Jobs,
+    LocalCluster, Membership, Phase, Reservation, ReservationId, Transaction,
     clock::{Clock, ManualClock},
     transaction::Change,
 };
 use futures::{StreamExt, stream::BoxStream};
 use proptest::prelude::*;
 
-use crate::fixture::{group, group_id, host, host_id, job, job_id, phase, until};
+use crate::fixture::{group, group_id, host, host_id, job, job_id, memory, phase, until};
 
 /// A backend that a host cannot reach for a while.
 #[derive(Debug)]
@@ -288,6 +288,8 @@ enum Draft {
     RemoveGroup(usize),
     Note(usize, u32),
     Forget(usize),
+    Reserve(usize, usize, usize, u64),
+    Unreserve(usize),
 }
 
 fn name(prefix: &str, n: usize) -> String {
@@ -324,6 +326,23 @@ impl Draft {
                 }),
             },
             Self::Forget(h) => Change::ForgetHost(host_id(&name("h", *h))),
+            Self::Reserve(r, n, h, mib) => Change::PutReservation(Arc::new(Reservation {
+                id: ReservationId::parse(name("r", *r)).unwrap(),
+                holder: Jobs::Group(g(n)),
+                claims: BTreeMap::from([(
+                    host_id(&name("h", *h)),
+                    Claim {
+                        resources: memory(*mib),
+                        ..Claim::default()
+                    },
+                )]),
+                from_ms: 0,
+                until_ms: 100,
+            })),
+            Self::Unreserve(r) => Change::RemoveReservation {
+                id: ReservationId::parse(name("r", *r)).unwrap(),
+                ending_by_ms: u64::MAX,
+            },
         }
     }
 }
@@ -339,6 +358,9 @@ fn any_draft() -> impl Strategy<Value = Draft> {
         1 => (0..3_usize).prop_map(Draft::RemoveGroup),
         1 => (0..3_usize, 0..3_u32).prop_map(|(g, missing)| Draft::Note(g, missing)),
         1 => (0..3_usize).prop_map(Draft::Forget),
+        2 => (0..3_usize, 0..3_usize, 0..4_usize, 0..70_u64)
+            .prop_map(|(r, g, h, mib)| Draft::Reserve(r, g, h, mib)),
+        1 => (0..3_usize).prop_map(Draft::Unreserve),
     ]
 }
 
@@ -365,7 +387,8 @@ fn visible(state: &ClusterState) -> String {
     let jobs: Vec<_> = state.jobs().collect();
     let groups: Vec<_> = state.groups().collect();
     let notes: Vec<_> = state.group_statuses().collect();
-    format!("{hosts:#?} {jobs:#?} {groups:#?} {notes:#?}")
+    let reservations: Vec<_> = state.reservations().collect();
+    format!("{hosts:#?} {jobs:#?} {groups:#?} {notes:#?} {reservations:#?}")
 }
 
 /// Takes a step on a cell; says what came of it.

@@ -73,6 +73,10 @@ macro_rules! cluster_conformance {
             commits::a_job_is_removed_only_at_its_end,
             commits::groups_and_what_is_said_of_them_can_be_read_back,
             commits::a_removed_group_leaves_its_jobs_as_orphans,
+            commits::a_preempted_job_is_told_to_stop_and_says_for_whom,
+            commits::a_preemption_for_no_more_important_group_is_refused,
+            commits::of_two_concurrent_preemptions_beyond_the_budget_one_is_refused,
+            commits::a_moving_job_runs_on_until_it_is_stopped,
             commits::a_watch_begins_with_the_present_state,
             commits::a_watch_reaches_the_last_of_many_changes,
             reservations::a_reservation_can_be_read_back_and_is_removed_once_it_has_ended,
@@ -154,6 +158,7 @@ fn job(id: &str, group: &str, host: &str, memory_bytes: u64) -> Job {
         is_stopping: false,
         placed_at_ms: 7,
         attempt: 0,
+        evicted: None,
         status: JobStatus::default(),
     }
 }

@@ -18,8 +18,9 @@ pub struct Group {
     /// Higher goes first; 0 to 100, users' default 50.
     #[serde(default = "default_priority")]
     pub priority: u8,
-    /// How many of its jobs may be down at once because the cell wills it (drains, preemption, rebalancing); `None`: one
-    /// of them, or a tenth if that is more. Failures are not the cell's will and do not count.
+    /// How many of its jobs may be down while the cell takes another one away by its own will (preemption, drains,
+    /// rebalancing); `None`: one of them, or a tenth if that is more, and any number of a batch. What fails by itself
+    /// fails; but the cell adds nothing to it below this floor. [`Budget`](crate::Budget) does the sums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<u32>,
     /// Who wrote it, so that writers do not clean up after each other; the controller writes `controller`.

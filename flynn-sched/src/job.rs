@@ -20,6 +20,9 @@ pub struct Job {
     /// Should it run (`false`) or stop and stay stopped (`true`)?
     #[serde(default)]
     pub is_stopping: bool,
+    /// Why the cell takes it away from its host, if it does; kept until its end is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evicted: Option<Eviction>,
     /// When it was placed, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub placed_at_ms: u64,
@@ -29,6 +32,47 @@ pub struct Job {
     /// What its host last said of it.
     #[serde(default)]
     pub status: JobStatus,
+}
+
+/// Why, and how, the cell takes a job away from its host.
+///
+/// An evicted job is to blame for nothing: its end counts neither as a failure nor as an attempt nor as given up, and its
+/// group's scheduler replaces it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+#[non_exhaustive]
+pub enum Eviction {
+    /// It stops at once: its room is needed for something more important. It is replaced when there is room again.
+    Preempted {
+        /// The group that needs the room.
+        by: GroupId,
+        /// That group's priority, higher than that of the job's own.
+        priority: u8,
+    },
+    /// It stops when a job in its place is up elsewhere, and stays as long as there is no room for that.
+    Moving {
+        /// Why, in a few words, such as `to make room for a reservation`; at most [`Eviction::WHY_MAX`] bytes.
+        why: String,
+    },
+}
+
+impl Eviction {
+    /// How long the reason of a move may be, in bytes.
+    pub const WHY_MAX: usize = 200;
+
+    /// Does the job stop before anything takes its place?
+    #[must_use]
+    pub fn is_at_once(&self) -> bool {
+        matches!(self, Self::Preempted { .. })
+    }
+}
+
+impl Job {
+    /// Is it meant to leave its host as soon as a job in its place is up?
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        matches!(self.evicted, Some(Eviction::Moving { .. })) && !self.is_stopping
+    }
 }
 
 /// What a host says of a job.

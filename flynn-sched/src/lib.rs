@@ -2,6 +2,7 @@
 
 mod affinity;
 pub mod autoscale;
+mod budget;
 pub mod clock;
 pub mod cluster;
 #[cfg(feature = "conformance")]
@@ -29,6 +30,7 @@ mod taint;
 pub mod transaction;
 
 pub use affinity::{Affinity, Domain, Jobs, Spread};
+pub use budget::Budget;
 pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
 pub use constraint::Constraint;
 pub use driver::Driver;
@@ -36,7 +38,7 @@ pub use error::{Error, Result};
 pub use group::{Forgotten, Group, GroupKind, GroupStatus};
 pub use host::{Host, Overcommit};
 pub use id::{GroupId, HostId, JobId, Namespace, ReservationId};
-pub use job::{Job, JobStatus, Phase};
+pub use job::{Eviction, Job, JobStatus, Phase};
 pub use named::Named;
 pub use quota::{Quota, Usage};
 #[cfg(feature = "remote")]

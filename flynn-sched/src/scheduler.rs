@@ -75,6 +75,7 @@ impl<'a> Context<'a> {
             is_stopping: false,
             placed_at_ms: self.now_ms,
             attempt: 0,
+            evicted: None,
             status: JobStatus::default(),
         }
     }

@@ -20,8 +20,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    Cluster, ClusterState, Error, Group, GroupId, Host, HostId, Job, JobStatus, Phase, Result,
-    Scheduler, Transaction,
+    Cluster, ClusterState, Error, Eviction, Group, GroupId, Host, HostId, Job, JobStatus, Phase,
+    Result, Scheduler, Transaction,
     clock::{Clock, millis},
     cluster::Published,
     scheduler::{Context, SeededIds},
@@ -79,6 +79,8 @@ pub struct SimCounters {
     pub started: u64,
     /// Jobs that were told to stop.
     pub stopped: u64,
+    /// Jobs that were preempted.
+    pub preempted: u64,
     /// Moments at which schedulers still had proposals after [`SimCluster::MAX_ROUNDS`] rounds.
     pub livelocks: u64,
 }
@@ -382,6 +384,13 @@ impl Sim {
                         self.plan_end(&job, 10..200, Phase::Done, None);
                     }
                 }
+                Change::Evict { job, why } => {
+                    let job = self.state.job(job).cloned();
+                    if let Some(job) = job.filter(|_| why.is_at_once()) {
+                        self.counters.preempted += 1;
+                        self.plan_end(&job, 10..200, Phase::Done, None);
+                    }
+                }
                 _ => {}
             }
         }
@@ -444,6 +453,14 @@ fn summary(change: &Change) -> String {
     match change {
         Change::Start(job) => format!("start {} of {} on {}", job.id, job.group, job.host),
         Change::Stop(id) => format!("stop {id}"),
+        Change::Evict {
+            job,
+            why: Eviction::Preempted { by, .. },
+        } => format!("preempt {job} for {by}"),
+        Change::Evict {
+            job,
+            why: Eviction::Moving { why },
+        } => format!("move {job}: {why}"),
         Change::Remove(id) => format!("remove {id}"),
         Change::PutGroup(group) => format!("group {} is {:?}", group.id, group.kind),
         Change::RemoveGroup(id) => format!("remove group {id}"),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    ClusterState, Group, GroupId, GroupStatus, HostId, Job, JobId, Namespace, Quota, Reservation,
-    ReservationId,
+    ClusterState, Eviction, Group, GroupId, GroupStatus, HostId, Job, JobId, Namespace, Quota,
+    Reservation, ReservationId,
 };
 
 mod apply;
@@ -73,6 +73,12 @@ impl Transaction {
         self.with(Change::Stop(job))
     }
 
+    /// Adds [`Change::Evict`].
+    #[must_use]
+    pub fn evict(self, job: JobId, why: Eviction) -> Self {
+        self.with(Change::Evict { job, why })
+    }
+
     /// Adds [`Change::Remove`].
     #[must_use]
     pub fn remove(self, job: JobId) -> Self {
@@ -100,6 +106,18 @@ pub enum Change {
     Start(Arc<Job>),
     /// Tells a job to stop. Stopping a job that is gone succeeds.
     Stop(JobId),
+    /// Takes a job away from its host, at once or by moving it. Evicting a job that is gone, at its end or told to stop
+    /// already succeeds and changes nothing.
+    ///
+    /// A preemption is refused when the group it is made for is gone or has another priority than it says; when the job's
+    /// own group is not strictly less important; when the job is of the system and the group it is made for is not; and
+    /// when the [`Budget`](crate::Budget) of the job's group does not allow it.
+    Evict {
+        /// The job.
+        job: JobId,
+        /// Why, and how.
+        why: Eviction,
+    },
     /// Forgets a job that is final, or whose host is lost. Removing a job that is gone succeeds.
     Remove(JobId),
     /// Writes a group.

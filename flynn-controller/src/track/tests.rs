@@ -48,6 +48,7 @@ async fn one_job() -> (LocalCluster, HostId, JobId, Box<dyn Membership>) {
         is_stopping: false,
         placed_at_ms: 500,
         attempt: 0,
+        evicted: None,
         status: JobStatus::default(),
     }));
     let placed = cluster

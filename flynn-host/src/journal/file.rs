@@ -180,6 +180,7 @@ mod tests {
                 is_stopping: false,
                 placed_at_ms: 0,
                 attempt: 0,
+                evicted: None,
                 status: JobStatus::default(),
             },
             status: JobStatus {

@@ -24,6 +24,7 @@ fn job(name: &str, spec: JobSpec) -> Arc<Job> {
         is_stopping: false,
         placed_at_ms: 0,
         attempt: 0,
+        evicted: None,
         status: JobStatus::default(),
     })
 }

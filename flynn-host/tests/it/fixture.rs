@@ -260,6 +260,7 @@ fn job(id: &JobId, spec: JobSpec) -> Job {
         is_stopping: false,
         placed_at_ms: 0,
         attempt: 0,
+        evicted: None,
         status: JobStatus::default(),
     }
 }

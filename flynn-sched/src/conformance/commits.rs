@@ -1,9 +1,11 @@
 //! What [`Cluster`](crate::Cluster) promises.
 
+use std::sync::Arc;
+
 use futures::{StreamExt, future};
 
 use crate::{
-    Error, GroupStatus, Transaction,
+    ClusterState, Error, Eviction, Group, GroupStatus, Membership, Phase, Transaction,
     conformance::{
         Fixture, group, group_id, host, host_id, job, job_id, join, memory, phase, until,
     },
@@ -245,7 +247,7 @@ pub async fn a_job_is_removed_only_at_its_end(cell: Fixture) {
     let committed = cell.cluster.commit(remove.clone()).await.unwrap();
     assert_eq!(committed.refused.len(), 1);
 
-    let done = vec![(job_id("j"), phase(crate::Phase::Done))];
+    let done = vec![(job_id("j"), phase(Phase::Done))];
     cell.link.report(&host_id("a"), done).await.unwrap();
     until(cell.cluster.as_ref(), |state| {
         state.host(&host_id("a")).unwrap().promised == memory(0)
@@ -324,4 +326,122 @@ pub async fn a_watch_reaches_the_last_of_many_changes(cell: Fixture) {
         }
     }
     panic!("the watch ended before the last change");
+}
+
+fn preempted(by: &str, priority: u8) -> Eviction {
+    Eviction::Preempted {
+        by: group_id(by),
+        priority,
+    }
+}
+
+/// Two hosts, a group of low priority with two jobs that are up on the first, and a group of high priority.
+async fn with_two_priorities(cell: &Fixture) -> (Vec<Box<dyn Membership>>, Arc<ClusterState>) {
+    let members = vec![
+        join(cell, host("a", 100)).await,
+        join(cell, host("b", 100)).await,
+    ];
+    let low = Group {
+        priority: 20,
+        ..group("low", 2)
+    };
+    let high = Group {
+        priority: 80,
+        ..group("high", 1)
+    };
+    let state = cell.cluster.snapshot().await.unwrap();
+    let put = Transaction::on(&state)
+        .put_group(low)
+        .put_group(high)
+        .start(job("j1", "low", "a", 40))
+        .start(job("j2", "low", "a", 40));
+    let committed = cell.cluster.commit(put).await.unwrap();
+    assert_eq!(committed.refused, vec![]);
+    let up = ["j1", "j2"].map(|id| (job_id(id), phase(Phase::Up)));
+    cell.link.report(&host_id("a"), up.to_vec()).await.unwrap();
+    let state = until(cell.cluster.as_ref(), |state| {
+        state.jobs().all(|job| job.status.phase == Phase::Up)
+    })
+    .await;
+    (members, state)
+}
+
+/// A preempted job is told to stop, says for whom, and holds its room until it has stopped.
+pub async fn a_preempted_job_is_told_to_stop_and_says_for_whom(cell: Fixture) {
+    let (_members, state) = with_two_priorities(&cell).await;
+    let evict = Transaction::on(&state).evict(job_id("j1"), preempted("high", 80));
+    let committed = cell.cluster.commit(evict.clone()).await.unwrap();
+    assert_eq!(committed.refused, vec![]);
+    let snapshot = cell.cluster.snapshot().await.unwrap();
+    for state in [committed.state, snapshot] {
+        let job = state.job(&job_id("j1")).unwrap();
+        assert!(job.is_stopping);
+        assert_eq!(job.evicted, Some(preempted("high", 80)));
+        assert_eq!(state.host(&host_id("a")).unwrap().promised, memory(80));
+    }
+    let mut assignments = cell.link.assignments(&host_id("a"));
+    let told = assignments.next().await.unwrap().unwrap();
+    assert_eq!(
+        told.iter().map(|job| job.is_stopping).collect::<Vec<_>>(),
+        [true, false]
+    );
+    let again = cell.cluster.commit(evict).await.unwrap();
+    assert_eq!(again.refused, vec![], "it is told to stop already");
+    let gone = Transaction::default().evict(job_id("gone"), preempted("high", 80));
+    assert_eq!(cell.cluster.commit(gone).await.unwrap().refused, vec![]);
+}
+
+/// A preemption that would not serve a more important group is refused.
+pub async fn a_preemption_for_no_more_important_group_is_refused(cell: Fixture) {
+    let (_members, state) = with_two_priorities(&cell).await;
+    for why in [
+        preempted("high", 20),
+        preempted("high", 100),
+        preempted("low", 20),
+        preempted("gone", 80),
+    ] {
+        let evict = Transaction::on(&state).evict(job_id("j1"), why.clone());
+        let committed = cell.cluster.commit(evict).await.unwrap();
+        assert_eq!(committed.refused.len(), 1, "{why:?}");
+        assert!(committed.refused[0].is_conflict, "{why:?}");
+        assert!(!committed.state.job(&job_id("j1")).unwrap().is_stopping);
+    }
+}
+
+/// Of two concurrent preemptions for which a group's budget does not suffice one is refused.
+pub async fn of_two_concurrent_preemptions_beyond_the_budget_one_is_refused(cell: Fixture) {
+    let (_members, state) = with_two_priorities(&cell).await;
+    let commit = |id: &str| {
+        cell.cluster
+            .commit(Transaction::on(&state).evict(job_id(id), preempted("high", 80)))
+    };
+    let (one, two) = future::join(commit("j1"), commit("j2")).await;
+    let refused = one.unwrap().refused.len() + two.unwrap().refused.len();
+    assert_eq!(refused, 1);
+    let state = cell.cluster.snapshot().await.unwrap();
+    assert_eq!(state.jobs().filter(|job| job.is_stopping).count(), 1);
+}
+
+/// A job that is to move runs on until it is stopped, and then still says why.
+pub async fn a_moving_job_runs_on_until_it_is_stopped(cell: Fixture) {
+    let (_members, state) = with_two_priorities(&cell).await;
+    let moving = Eviction::Moving {
+        why: "to make room".to_owned(),
+    };
+    let evict = Transaction::on(&state).evict(job_id("j1"), moving.clone());
+    let committed = cell.cluster.commit(evict).await.unwrap();
+    assert_eq!(committed.refused, vec![]);
+    let job = committed.state.job(&job_id("j1")).unwrap();
+    assert!(job.is_moving());
+    let stop = Transaction::on(&committed.state).stop(job_id("j1"));
+    let state = cell.cluster.commit(stop).await.unwrap().state;
+    let job = state.job(&job_id("j1")).unwrap();
+    assert!(job.is_stopping);
+    assert_eq!(job.evicted, Some(moving));
+    let endless = Eviction::Moving {
+        why: "x".repeat(Eviction::WHY_MAX + 1),
+    };
+    let evict = Transaction::on(&state).evict(job_id("j2"), endless);
+    let committed = cell.cluster.commit(evict).await.unwrap();
+    assert!(!committed.refused[0].is_conflict);
 }

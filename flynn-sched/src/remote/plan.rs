@@ -6,7 +6,8 @@ use flynn_discovery::backend::{Compare, Condition, Key, MAX_OPS, Op, Revision};
 use serde::Serialize;
 
 use crate::{
-    ClusterState, Error, GroupId, GroupStatus, HostId, Job, Reservation, Result, Transaction,
+    ClusterState, Error, Eviction, GroupId, GroupStatus, HostId, Job, JobId, Reservation, Result,
+    Transaction,
     remote::{keys::CellKey, mirror::Mirror},
     transaction::{Applied, Change},
 };
@@ -190,24 +191,17 @@ impl Planner<'_> {
                 }
                 Some(job.group.clone())
             }
-            Change::Stop(id) => match self.mirror.state.job(id) {
-                Some(job) if !job.is_stopping => {
-                    let key = CellKey::Job(job.host.clone(), job.id.clone());
-                    step.expect(self.mirror, key.clone());
-                    self.touch(&mut step, &job.host, &job.group);
-                    let stopping = Job {
-                        is_stopping: true,
-                        ..desired(job)
-                    };
-                    match self.after.job(id) {
-                        Some(_) => step.put(key, &stopping)?,
-                        None => step.delete(key),
-                    }
-                    Some(job.group.clone())
+            Change::Stop(id) => self.rewrite(&mut step, id)?,
+            Change::Evict { job, why } => {
+                let group = self.rewrite(&mut step, job)?;
+                if let (Some(group), Eviction::Preempted { by, .. }) = (&group, why) {
+                    // The budget rests on the group and its placements, the right to preempt on both groups.
+                    step.expect(self.mirror, CellKey::Group(group.clone()));
+                    step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
+                    step.expect(self.mirror, CellKey::Group(by.clone()));
                 }
-                // It is gone, stopping already, or was started by this very transaction and is written as it ended.
-                Some(_) | None => None,
-            },
+                group
+            }
             Change::Remove(id) => match self.mirror.state.job(id) {
                 Some(job) => {
                     if !job.status.phase.is_final() {
@@ -308,6 +302,22 @@ impl Planner<'_> {
                 step.touch(CellKey::HostSeq(host.clone()));
             }
         }
+    }
+
+    /// Writes what an existing job should be by now; gives its group, or `None` if there is nothing to write: it is gone,
+    /// stopping already, or was started by this very transaction and is written as it ended.
+    fn rewrite(&self, step: &mut Chunk, id: &JobId) -> Result<Option<GroupId>> {
+        let Some(job) = self.mirror.state.job(id).filter(|job| !job.is_stopping) else {
+            return Ok(None);
+        };
+        let key = CellKey::Job(job.host.clone(), job.id.clone());
+        step.expect(self.mirror, key.clone());
+        self.touch(step, &job.host, &job.group);
+        match self.after.job(id) {
+            Some(job) => step.put(key, &desired(job))?,
+            None => step.delete(key),
+        }
+        Ok(Some(job.group.clone()))
     }
 
     /// The placements of this host and group change.

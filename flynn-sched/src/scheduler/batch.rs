@@ -18,7 +18,8 @@ use crate::{
 /// Runs [`GroupKind::Batch`] groups to completion: `count` jobs, each tried anew at most `retries` times.
 ///
 /// A job that ends with 0 has succeeded. One that ends otherwise, or whose host is lost, has failed and is followed by a
-/// new job with the next [`Job::attempt`], after a delay. One that was stopped is given up. When nothing is left to do,
+/// new job with the next [`Job::attempt`], after a delay. One that was stopped is given up; one that the cell took away
+/// ([`Job::evicted`]) is run anew as the same attempt. When nothing is left to do,
 /// the group's status says so; whoever wrote the group removes it.
 #[derive(Debug)]
 pub struct BatchScheduler {
@@ -235,12 +236,17 @@ impl<'s> Progress<'s> {
         let surplus = finals.len().saturating_sub(scheduler.history);
         for job in &finals[..surplus] {
             progress.removals.push(Change::Remove(job.id.clone()));
-            count(at(&mut progress.forgotten, job.attempt), job);
+            if !was_evicted(job) {
+                count(at(&mut progress.forgotten, job.attempt), job);
+            }
         }
         progress
     }
 
     fn count_end(&mut self, job: &Job, scheduler: &BatchScheduler, context: &mut Context<'_>) {
+        if was_evicted(job) {
+            return;
+        }
         count(at(&mut self.ended, job.attempt), job);
         if has_failed(job) {
             let delay = scheduler.backoff.delay_ms(job.attempt.saturating_add(1));
@@ -255,6 +261,9 @@ impl<'s> Progress<'s> {
     /// The job's host is lost: it is removed, so that the host stops it should it return, and counts as failed.
     fn give_up_lost(&mut self, job: &Job) {
         self.removals.push(Change::Remove(job.id.clone()));
+        if was_evicted(job) {
+            return;
+        }
         for counts in [&mut self.ended, &mut self.forgotten] {
             let counts = at(counts, job.attempt);
             if job.is_stopping {
@@ -335,6 +344,12 @@ fn started_at(progress: &Progress<'_>, attempt: u32) -> u32 {
 /// A job that was told to stop is not to blame for how it ended.
 fn has_failed(job: &Job) -> bool {
     !job.is_stopping && job.status.phase != Phase::Done
+}
+
+/// The cell took it away: it has neither succeeded nor failed nor been stopped by anybody, and is run anew as the same
+/// attempt.
+fn was_evicted(job: &Job) -> bool {
+    job.is_stopping && job.evicted.is_some()
 }
 
 fn count(counts: &mut Forgotten, job: &Job) {

@@ -13,7 +13,8 @@ use crate::{
 pub(super) struct Roster<'s> {
     /// They count: they run, or will, or their host has been lost only for a moment.
     pub(super) staying: Vec<&'s Arc<Job>>,
-    /// They run, and are to be replaced: their host is draining, or they run what the group no longer is.
+    /// They run, and are to be replaced: their host is draining, the cell moves them, or they run what the group no
+    /// longer is.
     pub(super) leaving: Vec<&'s Arc<Job>>,
     /// They are told to stop and have not said yet that they did.
     pub(super) stopping: Vec<&'s Arc<Job>>,
@@ -39,7 +40,10 @@ impl<'s> Roster<'s> {
                 roster.lost.push(job);
             } else if job.is_stopping {
                 roster.stopping.push(job);
-            } else if host.is_some_and(|host| host.host.is_draining) || !is_current(job, group) {
+            } else if host.is_some_and(|host| host.host.is_draining)
+                || job.is_moving()
+                || !is_current(job, group)
+            {
                 roster.leaving.push(job);
             } else {
                 roster.staying.push(job);

@@ -1,12 +1,16 @@
 //! The rules: which change fits which state. Pure; the one place that every cell asks.
 
+mod evict;
 mod reserve;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
-    ClusterState, Constraint, Error, GroupId, Host, HostId, Job, JobId, Namespace, Result, Taint,
-    TaintEffect,
+    Budget, ClusterState, Constraint, Error, GroupId, Host, HostId, Job, JobId, Namespace, Result,
+    Taint, TaintEffect,
     transaction::{Change, Conflict, Mode, Refused, Transaction},
 };
 
@@ -39,6 +43,7 @@ impl ClusterState {
             transaction,
             closed: BTreeSet::new(),
             incomplete: BTreeSet::new(),
+            budgets: BTreeMap::new(),
         };
         let mut accepted = Vec::with_capacity(transaction.changes.len());
         let mut refused = Vec::new();
@@ -102,6 +107,14 @@ impl No {
         }
     }
 
+    fn group(group: &GroupId, why: impl Into<String>) -> Self {
+        Self {
+            host: None,
+            kind: NoKind::Group(group.clone()),
+            why: why.into(),
+        }
+    }
+
     fn invalid(why: impl Into<String>) -> Self {
         Self {
             host: None,
@@ -143,6 +156,7 @@ impl Change {
         match self {
             Self::Start(job) => format!("start of job {}", job.id),
             Self::Stop(job) => format!("stop of job {job}"),
+            Self::Evict { job, .. } => format!("eviction of job {job}"),
             Self::Remove(job) => format!("removal of job {job}"),
             Self::PutGroup(group) => format!("group {}", group.id),
             Self::RemoveGroup(group) => format!("removal of group {group}"),
@@ -166,6 +180,8 @@ struct Applying<'t> {
     closed: BTreeSet<GroupId>,
     /// Groups of which a change was refused: what is noted of them would not be true.
     incomplete: BTreeSet<GroupId>,
+    /// Of groups whose jobs were preempted, as long as nothing else was changed about them.
+    budgets: BTreeMap<GroupId, Budget>,
 }
 
 impl Applying<'_> {
@@ -173,14 +189,17 @@ impl Applying<'_> {
         match change {
             Change::Start(job) => self.start(job),
             Change::Stop(id) => self.stop(id),
+            Change::Evict { job, why } => self.evict(job, why),
             Change::Remove(id) => self.remove(id),
             Change::PutGroup(group) => {
                 self.open(&group.id)?;
+                self.budgets.remove(&group.id);
                 self.state.put_group(Arc::clone(group), self.revision);
                 Ok(())
             }
             Change::RemoveGroup(group) => {
                 self.open(group)?;
+                self.budgets.remove(group);
                 self.state.remove_group(group, self.revision);
                 Ok(())
             }
@@ -197,11 +216,7 @@ impl Applying<'_> {
                     return Err(No::invalid("there is no such group"));
                 }
                 if self.incomplete.contains(group) {
-                    return Err(No {
-                        host: None,
-                        kind: NoKind::Group(group.clone()),
-                        why: "it tells of changes that were refused".to_owned(),
-                    });
+                    return Err(No::group(group, "it tells of changes that were refused"));
                 }
                 self.state.put_note(group, Arc::clone(status));
                 Ok(())
@@ -231,7 +246,9 @@ impl Applying<'_> {
             Change::RemoveGroup(group)
             | Change::ExpectGroup { group, .. }
             | Change::Note { group, .. } => Some(group),
-            Change::ForgetHost(_)
+            // Its group's scheduler has not proposed it.
+            Change::Evict { .. }
+            | Change::ForgetHost(_)
             | Change::PutQuota(_)
             | Change::RemoveQuota(_)
             | Change::PutReservation(_)
@@ -290,13 +307,14 @@ impl Applying<'_> {
         self.quota(job)?;
         self.constraints(job, &host.host)?;
         let mut job = Arc::clone(job);
-        if job.is_stopping {
+        if job.is_stopping || job.evicted.is_some() {
             return Err(No::invalid("it is to stop already"));
         }
         if job.status != crate::JobStatus::default() {
             // What a host says, only hosts say.
             Arc::make_mut(&mut job).status = crate::JobStatus::default();
         }
+        self.budgets.remove(&job.group);
         self.state.put_job(job, self.revision, 0);
         Ok(())
     }
@@ -376,6 +394,7 @@ impl Applying<'_> {
                 is_stopping: true,
                 ..(*job).clone()
             };
+            self.budgets.remove(&job.group);
             self.state.put_job(Arc::new(stopping), self.revision, 0);
         }
         Ok(())
@@ -397,6 +416,7 @@ impl Applying<'_> {
                 format!("job {id} is not at its end there: stop it first"),
             ));
         }
+        self.budgets.remove(&job.group);
         self.state.remove_job(id, self.revision);
         Ok(())
     }
@@ -421,11 +441,10 @@ impl Applying<'_> {
     /// The group's guard, if there is one, has held.
     fn open(&self, group: &GroupId) -> Result<(), No> {
         if self.closed.contains(group) {
-            return Err(No {
-                host: None,
-                kind: NoKind::Group(group.clone()),
-                why: "it or its jobs changed since the snapshot".to_owned(),
-            });
+            return Err(No::group(
+                group,
+                "it or its jobs changed since the snapshot",
+            ));
         }
         Ok(())
     }

@@ -54,6 +54,7 @@ pub(crate) fn job(id: &str, group: &str, host: &str, memory_mib: u64) -> Job {
         is_stopping: false,
         placed_at_ms: 0,
         attempt: 0,
+        evicted: None,
         status: JobStatus::default(),
     }
 }

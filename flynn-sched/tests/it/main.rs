@@ -5,6 +5,7 @@ mod autoscale;
 mod autoscale_properties;
 mod autoscale_time;
 mod batches;
+mod budgets;
 mod clusters;
 mod drivers;
 mod fixture;

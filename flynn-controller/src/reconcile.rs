@@ -132,6 +132,7 @@ fn group(
             PRIORITIES.1
         },
         max_unavailable: None,
+        keep: None,
         owner: OWNER.to_owned(),
     }))
 }

@@ -7,7 +7,7 @@ use crate::{ClusterState, Group, GroupKind, Host, Job, Phase, TaintEffect, taint
 /// The floor is what is wanted less [`Group::max_unavailable`]. Jobs that fail, hosts that are lost and jobs for which
 /// there has never been room all use up the same budget, as in the disruption budgets of Kubernetes: what is down is
 /// down, and nothing is added to it. It follows that a group which lacks more than its budget is left alone. A batch
-/// without `max_unavailable` has no floor: nobody waits for an answer from its jobs.
+/// or a gang without `max_unavailable` has no floor: nobody waits for an answer from its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// How many jobs the group should have. Of a batch: how many are there and not at their end.
@@ -30,8 +30,9 @@ impl Budget {
                     .filter(|host| host.lost_since_ms.is_none() && group.belongs_on(&host.host));
                 count(hosts.count()).saturating_mul(per_host)
             }
-            GroupKind::Batch { .. } if group.max_unavailable.is_none() => 0,
-            GroupKind::Batch { .. } => {
+            GroupKind::Cron(_) => 0,
+            _ if group.max_unavailable.is_none() => 0,
+            GroupKind::Batch { .. } | GroupKind::Gang { .. } => {
                 let live = state
                     .jobs_of(&group.id)
                     .filter(|job| !job.status.phase.is_final());

@@ -170,6 +170,7 @@ fn group(id: &str, count: u32) -> Group {
         spec: Arc::new(JobSpec::default()),
         priority: 50,
         max_unavailable: None,
+        keep: None,
         owner: "conformance".to_owned(),
     }
 }

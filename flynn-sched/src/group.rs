@@ -1,10 +1,14 @@
 //! Desired state: how many jobs of a kind there should be.
 
-use std::sync::Arc;
+mod cron;
+
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupId, JobSpec};
+use crate::{GroupId, HostId, JobSpec};
+
+pub use cron::{Cron, Missed, Overlap};
 
 /// A group of interchangeable jobs and how many of them there should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,15 @@ pub struct Group {
     /// fails; but the cell adds nothing to it below this floor. [`Budget`](crate::Budget) does the sums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<u32>,
+    /// How long it is kept once it is complete (see [`GroupStatus::is_complete`]); then its scheduler removes it and its
+    /// jobs. `None`: until whoever wrote it removes it.
+    #[serde(
+        default,
+        with = "crate::spec::opt_millis",
+        rename = "keep_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub keep: Option<Duration>,
     /// Who wrote it, so that writers do not clean up after each other; the controller writes `controller`.
     #[serde(default)]
     pub owner: String,
@@ -45,13 +58,14 @@ impl Group {
             spec: spec.into(),
             priority: Self::PRIORITY,
             max_unavailable: None,
+            keep: None,
             owner: String::new(),
         }
     }
 }
 
 /// How many jobs a group has, and which scheduler is in charge of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 #[non_exhaustive]
 pub enum GroupKind {
@@ -72,6 +86,25 @@ pub enum GroupKind {
         /// How often a job that did not end with 0 is tried again.
         retries: u32,
     },
+    /// `count` jobs that run to completion together: all of them are started at once, or none. When one of them fails or
+    /// its host is lost, the others are stopped and the whole gang is tried anew, at most `retries` times: the gang
+    /// scheduler's.
+    Gang {
+        /// How many.
+        count: u32,
+        /// How often the gang is tried again after one of its jobs failed.
+        retries: u32,
+    },
+    /// Runs that begin at given times, each a batch group of its own: the cron scheduler's.
+    Cron(Box<Cron>),
+}
+
+impl GroupKind {
+    /// Do the jobs of such a group end by themselves?
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        matches!(self, Self::Batch { .. } | Self::Gang { .. })
+    }
 }
 
 /// What a group's scheduler says of it: what is missing and why, and how far a batch is. The default says nothing.
@@ -90,9 +123,26 @@ pub struct GroupStatus {
     pub failed: u32,
     /// A batch has run: nothing more will be started.
     pub is_complete: bool,
-    /// What must be remembered of a batch's jobs that the cell no longer keeps, by attempt.
+    /// What must be remembered of a batch's jobs that the cell no longer keeps, by attempt. Of a gang: one entry, which
+    /// counts its attempts that failed or were stopped.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<Forgotten>,
+    /// When a batch or a gang became complete, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_ms: Option<u64>,
+    /// The hosts that are kept for a gang that has waited for long: schedulers start nothing there that is not of a
+    /// higher priority.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HostId>,
+    /// When the last run of a cron group was due, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_run_ms: Option<u64>,
+    /// When the next run of a cron group is due, or the next attempt of a gang, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_run_ms: Option<u64>,
+    /// Up to when a cron group's runs have been decided on, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided_ms: Option<u64>,
 }
 
 /// How many jobs of one attempt of a batch the cell has forgotten, by how they ended.

@@ -35,7 +35,7 @@ pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
 pub use constraint::Constraint;
 pub use driver::Driver;
 pub use error::{Error, Result};
-pub use group::{Forgotten, Group, GroupKind, GroupStatus};
+pub use group::{Cron, Forgotten, Group, GroupKind, GroupStatus, Missed, Overlap};
 pub use host::{Host, Overcommit};
 pub use id::{GroupId, HostId, JobId, Namespace, ReservationId};
 pub use job::{Eviction, Job, JobStatus, Phase};

@@ -117,6 +117,7 @@ fn batch(id: &str, count: u32, deadline_ms: u64) -> Result<Group> {
         spec: Arc::new(spec),
         priority: 50,
         max_unavailable: None,
+        keep: None,
         owner: "example".to_owned(),
     })
 }

@@ -202,6 +202,7 @@ impl Platform {
                 PRIORITIES.1
             },
             max_unavailable: None,
+            keep: None,
             owner: RUN_OWNER.to_owned(),
         })
     }

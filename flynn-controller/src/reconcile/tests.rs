@@ -289,6 +289,7 @@ fn foreign() -> BTreeMap<GroupId, Arc<Group>> {
                 spec: Arc::new(JobSpec::default()),
                 priority: 50,
                 max_unavailable: None,
+                keep: None,
                 owner: owner.to_owned(),
             };
             (group.id.clone(), Arc::new(group))

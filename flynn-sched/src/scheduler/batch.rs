@@ -135,7 +135,7 @@ impl BatchScheduler {
             failed,
             is_complete: is_idle && succeeded.saturating_add(failed) >= count,
             forgotten: progress.forgotten,
-            since_ms: 0,
+            ..GroupStatus::default()
         };
         changes.extend(round.note(group, status, context.now_ms()));
         round.propose(group, changes);

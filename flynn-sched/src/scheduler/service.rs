@@ -187,7 +187,7 @@ impl Scheduler for ServiceScheduler {
                 GroupKind::Omni { per_host } => {
                     omni::schedule(self, &mut round, group, per_host, context);
                 }
-                GroupKind::Batch { .. } => {}
+                GroupKind::Batch { .. } | GroupKind::Gang { .. } | GroupKind::Cron(_) => {}
             }
         }
         round.clear_orphans();

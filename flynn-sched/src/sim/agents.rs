@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, ops::Range, sync::Arc};
 use rand::RngExt;
 
 use crate::{
-    GroupKind, HostId, Job, JobId, JobStatus, Phase,
+    HostId, Job, JobId, JobStatus, Phase,
     clock::millis,
     sim::{Behaviour, Sim},
 };
@@ -52,7 +52,7 @@ impl Sim {
         let is_batch = self
             .state
             .group(&job.group)
-            .is_some_and(|group| matches!(group.kind, GroupKind::Batch { .. }));
+            .is_some_and(|group| group.kind.ends());
         let behaviour = behaviour.unwrap_or_else(|| {
             if is_batch {
                 Behaviour::Completes(std::time::Duration::from_millis(

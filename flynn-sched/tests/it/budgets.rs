@@ -87,7 +87,10 @@ fn a_batch_gives_everything_unless_it_says_otherwise() {
         count: 5,
         retries: 0,
     };
-    assert_eq!(preemptable(&cell(low(batch, None), &[Phase::Up; 5])), 5);
+    assert_eq!(
+        preemptable(&cell(low(batch.clone(), None), &[Phase::Up; 5])),
+        5
+    );
     assert_eq!(preemptable(&cell(low(batch, Some(2)), &[Phase::Up; 5])), 2);
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn group(id: &str, kind: GroupKind, memory_mib: u64) -> Group {
         spec: spec(memory_mib),
         priority: 50,
         max_unavailable: None,
+        keep: None,
         owner: "test".to_owned(),
     }
 }

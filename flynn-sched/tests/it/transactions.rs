@@ -251,7 +251,7 @@ fn a_failed_guard_refuses_the_groups_changes_and_no_others() {
     let state = applied(
         &state,
         &Transaction::on(&state)
-            .put_group(group("g", service, 1))
+            .put_group(group("g", service.clone(), 1))
             .put_group(group("h", service, 1)),
     )
     .state;

@@ -28,6 +28,7 @@ mod spec;
 mod state;
 mod taint;
 pub mod transaction;
+pub mod what_if;
 
 pub use affinity::{Affinity, Domain, Jobs, Spread};
 pub use budget::Budget;

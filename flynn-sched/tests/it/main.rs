@@ -16,3 +16,6 @@ mod rules;
 mod services;
 mod simulation;
 mod transactions;
+mod what_if;
+mod what_if_hypotheses;
+mod what_if_properties;

@@ -16,6 +16,7 @@ mod id;
 mod job;
 mod named;
 pub mod placement;
+pub mod preemption;
 mod quota;
 #[cfg(feature = "remote")]
 pub mod remote;
@@ -41,6 +42,7 @@ pub use host::{Host, Overcommit};
 pub use id::{GroupId, HostId, JobId, Namespace, ReservationId};
 pub use job::{Eviction, Job, JobStatus, Phase};
 pub use named::Named;
+pub use preemption::Preemptor;
 pub use quota::{Quota, Usage};
 #[cfg(feature = "remote")]
 #[doc(inline)]

@@ -10,6 +10,7 @@ mod clusters;
 mod drivers;
 mod fixture;
 mod placement;
+mod preemption;
 mod remote;
 mod reservations;
 mod rules;

@@ -4,6 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::{
+    ClusterState, Error, Group, GroupId, GroupKind, Result, Transaction, transaction::Change,
+};
+
 use super::{
     Cooldown, Measure, Metric,
     steps::{Span, Step},
@@ -25,6 +29,48 @@ impl Decision {
     #[must_use]
     pub fn is_change(&self) -> bool {
         self.count != self.from
+    }
+
+    /// The transaction that writes the count into a service group; empty if nothing is to be done. It is guarded: if the
+    /// group or its jobs change before it is committed, it is refused, and the next decision sees what they became.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GroupChanged`] when the group is gone, or its count is not the one that was decided about: observe and
+    /// decide again. [`Error::Invalid`] when it is not a service.
+    pub fn transaction(&self, state: &ClusterState, group: &GroupId) -> Result<Transaction> {
+        let changed = |why: String| Error::GroupChanged {
+            group: group.clone(),
+            why,
+        };
+        let known = state
+            .group(group)
+            .ok_or_else(|| changed("it is gone".to_owned()))?;
+        let GroupKind::Service { count } = known.kind else {
+            return Err(Error::Invalid {
+                what: format!("group {group}"),
+                why: "only services are scaled by load: leave it out".to_owned(),
+            });
+        };
+        if count != self.from {
+            return Err(changed(format!(
+                "its count is {count}, and {} was decided about: decide again",
+                self.from
+            )));
+        }
+        if !self.is_change() {
+            return Ok(Transaction::on(state));
+        }
+        let kind = GroupKind::Service { count: self.count };
+        let guard = Change::ExpectGroup {
+            group: group.clone(),
+            version: state.group_version(group),
+        };
+        let scaled = Group {
+            kind,
+            ..Group::clone(known)
+        };
+        Ok(Transaction::on(state).with(guard).put_group(scaled))
     }
 }
 

@@ -100,3 +100,48 @@ impl History {
 fn narrow(value: f64) -> f32 {
     value.clamp(0.0, f64::from(f32::MAX)) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: u64 = 60_000;
+
+    #[test]
+    fn steps_are_means_and_only_the_span_is_kept() {
+        let mut history = History::default();
+        for second in 0..7_200_u32 {
+            let value = f64::from(second / 60) + f64::from(second % 2);
+            history.record(u64::from(second) * 1000, value, STEP, 30 * STEP);
+        }
+        assert_eq!(history.len(), 31);
+        let first = history.between(0, u64::MAX).next().unwrap();
+        assert_eq!(first.0, 89 * STEP + STEP / 2);
+        assert!((first.1 - 89.5).abs() < 1e-3, "{first:?}");
+        let mean = history.mean(100 * STEP, 102 * STEP).unwrap();
+        assert!((mean - 101.0).abs() < 1e-3, "{mean}");
+        assert_eq!(history.mean(0, 89 * STEP), None);
+    }
+
+    #[test]
+    fn however_long_it_lasts_and_however_the_clock_jumps_it_is_bounded_and_in_order() {
+        let mut history = History::default();
+        for n in 0..100_000_u64 {
+            let now = if n % 1_000 == 999 {
+                n * STEP / 2
+            } else {
+                n * STEP
+            };
+            history.record(now, f64::MAX, STEP, u64::MAX);
+            assert!(history.len() <= History::MAX_STEPS);
+        }
+        let times: Vec<u64> = history.between(0, u64::MAX).map(|(ms, _)| ms).collect();
+        assert!(times.is_sorted() && times.len() == History::MAX_STEPS);
+        // A clock that was years ahead is not believed for ever.
+        history.record(u64::MAX, 1.0, STEP, 30 * STEP);
+        history.record(STEP, 2.0, STEP, 30 * STEP);
+        assert_eq!(history.mean(0, u64::MAX), Some(2.0));
+        history.record(2 * STEP, 3.0, 2 * STEP, 30 * STEP);
+        assert_eq!(history.len(), 1, "steps of another length are not mixed");
+    }
+}

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use flynn_sched::{
-    Error, JobId, Result,
+    ClusterState, Error, GroupKind, JobId, Result, Transaction,
     autoscale::{
         Autoscaler, Decision, Forecast, History, JobSample, Metric, Observation, Pace, Policy,
         PolicyBuilder, Schedule, Seasonal, State, Step, Target,
     },
 };
+
+use crate::fixture::{group, group_id};
 
 /// A Monday, 00:00 UTC.
 pub(crate) const MONDAY_MS: u64 = 1_700_438_400_000;
@@ -360,4 +362,34 @@ fn a_policy_survives_json_and_is_checked_when_it_is_read() {
             .contains("the minimum is above the maximum"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_decision_is_written_unless_somebody_else_scaled_the_group() {
+    let decision = decide(eager(1, 9).with_target(by_cpu()), &cpu(MONDAY_MS, 2, 1.0));
+    let id = group_id("web");
+    let with = |kind: GroupKind| {
+        let put = Transaction::default().put_group(group("web", kind, 1));
+        ClusterState::default().apply(&put).unwrap().state
+    };
+    let state = with(GroupKind::Service { count: 2 });
+    let transaction = decision.transaction(&state, &id).unwrap();
+    let scaled = state.apply(&transaction).unwrap().state;
+    assert_eq!(
+        scaled.group(&id).unwrap().kind,
+        GroupKind::Service { count: 4 }
+    );
+    // The same transaction once more: the group is not what it was.
+    let refused = scaled.apply(&transaction).unwrap().refused;
+    assert!(!refused.is_empty() && refused.iter().all(|refused| refused.is_conflict));
+    for (state, expected) in [
+        (scaled, "its count is 4, and 2 was decided about"),
+        (ClusterState::default(), "it is gone"),
+        (with(GroupKind::Omni { per_host: 2 }), "only services"),
+    ] {
+        let error = decision.transaction(&state, &id).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let rest = decide(eager(1, 9).with_target(by_cpu()), &cpu(MONDAY_MS, 2, 0.5));
+    assert!(rest.transaction(&state, &id).unwrap().is_empty());
 }

@@ -18,6 +18,7 @@ mod named;
 pub mod placement;
 pub mod preemption;
 mod quota;
+pub mod rebalance;
 #[cfg(feature = "remote")]
 pub mod remote;
 pub mod reservation;

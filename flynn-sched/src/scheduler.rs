@@ -4,6 +4,7 @@ mod backoff;
 mod batch;
 mod ids;
 mod omni;
+mod rebalance;
 mod replicas;
 mod roster;
 mod service;
@@ -19,6 +20,7 @@ use crate::{
 pub use backoff::RestartBackoff;
 pub use batch::BatchScheduler;
 pub use ids::{JobIds, SeededIds};
+pub use rebalance::RebalanceScheduler;
 pub use service::ServiceScheduler;
 
 /// Proposes; never acts.

@@ -11,6 +11,7 @@ mod drivers;
 mod fixture;
 mod placement;
 mod preemption;
+mod rebalancing;
 mod remote;
 mod reservations;
 mod rules;

@@ -1,24 +1,34 @@
 //! Schedulers: they look at a snapshot and propose a transaction. [`Driver`](crate::driver::Driver) commits it.
 
+mod attempt;
 mod backoff;
 mod batch;
+mod fairness;
+mod gang;
+mod hold;
 mod ids;
 mod omni;
+mod progress;
 mod rebalance;
 mod replicas;
+mod retention;
 mod roster;
 mod service;
 mod suspension;
+mod together;
 
 use std::{fmt, sync::Arc};
 
 use crate::{
-    ClusterState, Group, GroupStatus, HostId, Job, JobId, JobStatus, Transaction, placement::Board,
-    transaction::Change,
+    ClusterState, Error, Group, GroupStatus, HostId, Job, JobId, JobStatus, Transaction,
+    placement::Board, transaction::Change,
 };
+
+use hold::Hold;
 
 pub use backoff::RestartBackoff;
 pub use batch::BatchScheduler;
+pub use gang::GangScheduler;
 pub use ids::{JobIds, SeededIds};
 pub use rebalance::RebalanceScheduler;
 pub use service::ServiceScheduler;
@@ -35,6 +45,13 @@ pub trait Scheduler: fmt::Debug + Send {
 
     /// What to change about the cell now. An empty transaction is not committed.
     fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction;
+
+    /// Told when what was proposed was refused as a whole, before the next call. Conflicts need no answer: the next call
+    /// sees the cell as it is now. A proposal that can never be carried out (too large for the cell's store, say) would
+    /// be made again and again: remember it, and say so in the group's note. The default does nothing.
+    fn refused(&mut self, transaction: &Transaction, error: &Error) {
+        let _ = (transaction, error);
+    }
 }
 
 /// What a scheduler may use beside the state: the time, new ids, and a wish to be woken.
@@ -98,6 +115,8 @@ impl<'a> Context<'a> {
 struct Round<'s> {
     state: &'s ClusterState,
     board: Option<Board>,
+    /// The hold that stands, and whether the board heeds it already.
+    hold: Option<(Hold<'s>, bool)>,
     transaction: Transaction,
 }
 
@@ -106,6 +125,7 @@ impl<'s> Round<'s> {
         Self {
             state,
             board: None,
+            hold: Hold::of(state).map(|hold| (hold, false)),
             transaction: Transaction::on(state),
         }
     }
@@ -117,8 +137,40 @@ impl<'s> Round<'s> {
         groups
     }
 
-    fn board(&mut self) -> &mut Board {
-        self.board.get_or_insert_with(|| Board::of(self.state))
+    /// The board to place the group's jobs on. Hosts that are kept from the group have no room on it; groups must come by
+    /// priority, the highest first, since the board stays so for those that follow.
+    fn board_for(&mut self, group: &Group) -> &mut Board {
+        let board = self.board.get_or_insert_with(|| Board::of(self.state));
+        if let Some((hold, is_heeded)) = &mut self.hold
+            && !*is_heeded
+            && hold.excludes(group)
+        {
+            hold.apply(board);
+            *is_heeded = true;
+        }
+        board
+    }
+
+    /// Forgets what was claimed on the board.
+    fn discard_board(&mut self) {
+        self.board = None;
+        if let Some((_, is_heeded)) = &mut self.hold {
+            *is_heeded = false;
+        }
+    }
+
+    /// What the group's note says.
+    fn status(&self, group: &Group) -> GroupStatus {
+        let status = self.state.group_status(&group.id);
+        status.map_or_else(GroupStatus::default, |status| GroupStatus::clone(status))
+    }
+
+    /// Why the group is not placed, with what was kept from it.
+    fn reason(&self, group: &Group, why: String) -> String {
+        match &self.hold {
+            Some((hold, _)) if hold.excludes(group) => why + &hold.reason(),
+            _ => why,
+        }
     }
 
     /// Adds a group's changes behind a guard, so that two copies of a scheduler do not both make them.

@@ -151,6 +151,13 @@ impl Board {
         (0..self.slots.len()).map(move |slot| self.candidate(slot, tally))
     }
 
+    /// Leaves no room on a host that this board knows, for the rest of the round: somebody else is to have it.
+    pub fn fill(&mut self, host: &HostId) {
+        if let Some(&at) = self.by_id.get(host) {
+            self.slots[at].free = Resources::default();
+        }
+    }
+
     pub(super) fn candidate(&self, at: usize, tally: &Tally) -> Candidate<'_> {
         let slot = &self.slots[at];
         Candidate {

@@ -1,16 +1,13 @@
 //! Jobs that run to completion.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    ClusterState, Forgotten, Group, GroupKind, GroupStatus, Job, Phase, Transaction,
-    clock::millis,
-    placement::{BinPack, LeastLoaded, Need, Placer, SpreadHosts},
+    ClusterState, Group, GroupKind, GroupStatus, Job, Namespace, Transaction,
+    placement::{BinPack, LeastLoaded, Need, Placer, SpreadHosts, Tally},
     scheduler::{
-        Context, RestartBackoff, Round, Scheduler,
-        backoff::{ended_ms, how_it_ended},
-        replicas::stop,
-        roster::{by_expendability, is_lost},
+        Context, RestartBackoff, Round, Scheduler, fairness::Shares, progress::Progress,
+        replicas::stop, roster::by_expendability,
     },
     transaction::Change,
 };
@@ -20,13 +17,18 @@ use crate::{
 /// A job that ends with 0 has succeeded. One that ends otherwise, or whose host is lost, has failed and is followed by a
 /// new job with the next [`Job::attempt`], after a delay. One that was stopped is given up; one that the cell took away
 /// ([`Job::evicted`]) is run anew as the same attempt. When nothing is left to do,
-/// the group's status says so; whoever wrote the group removes it.
+/// the group's status says so; the group is removed [when its time is over](Group::keep), or by whoever wrote it.
+///
+/// Groups of a higher priority go first. Within a priority, namespaces take turns by dominant resource fairness: each
+/// job that is placed is one of the namespace that has the least of the cell, measured by what it has most of and divided
+/// by its [weight](Self::with_weight). However many groups one namespace writes, it cannot starve another.
 #[derive(Debug)]
 pub struct BatchScheduler {
     placer: Placer,
-    lost_grace: Duration,
-    history: usize,
-    backoff: RestartBackoff,
+    pub(super) lost_grace: Duration,
+    pub(super) history: usize,
+    pub(super) backoff: RestartBackoff,
+    weights: BTreeMap<Namespace, u32>,
 }
 
 impl Default for BatchScheduler {
@@ -38,6 +40,7 @@ impl Default for BatchScheduler {
             lost_grace: Self::LOST_GRACE,
             history: Self::HISTORY,
             backoff: RestartBackoff::default(),
+            weights: BTreeMap::new(),
         }
     }
 }
@@ -48,6 +51,8 @@ impl BatchScheduler {
     pub const LOST_GRACE: Duration = Duration::from_secs(10);
     /// Default of [`with_history`](Self::with_history).
     pub const HISTORY: usize = 50;
+    /// How many jobs one round starts at most; the rest follow in the next ones.
+    pub const MAX_STARTS: usize = 100_000;
 
     /// A batch scheduler with the defaults: it evens out load.
     #[must_use]
@@ -89,46 +94,95 @@ impl BatchScheduler {
         self
     }
 
-    fn group(
+    /// How much of the cell a namespace may have compared with others, where it is not enough for all; 1 unless this is
+    /// said, and 0 counts as 1.
+    #[must_use]
+    pub fn with_weight(mut self, namespace: Namespace, weight: u32) -> Self {
+        self.weights.insert(namespace, weight);
+        self
+    }
+
+    /// What a group needs now, before anything is placed.
+    fn plan<'s>(
         &self,
-        round: &mut Round<'_>,
-        group: &Arc<Group>,
+        state: &'s ClusterState,
+        group: &'s Arc<Group>,
         (count, retries): (u32, u32),
         context: &mut Context<'_>,
-    ) {
-        let mut progress = Progress::of(self, round.state, group, context);
+    ) -> Plan<'s> {
+        let mut progress = Progress::of(self, state, group, context);
         let mut changes = std::mem::take(&mut progress.removals);
         let wanted = progress.wanted(count, retries);
-        self.stop_surplus(round.state, &progress, count, &mut changes);
-
-        let mut missing: u32 = wanted.iter().sum();
-        let mut blocked = None;
-        if missing > 0 {
-            let state = round.state;
-            let board = round.board();
-            let mut tally = board.tally(state, &group.id);
-            let need = Need {
-                group: &group.id,
-                spec: &group.spec,
-            };
-            let attempts = (0_u32..).zip(&wanted);
-            let starts = attempts.flat_map(|(attempt, n)| (0..*n).map(move |_| attempt));
-            for attempt in starts {
-                let Some(host) = self.placer.place(&need, board, &mut tally) else {
-                    blocked = Some(self.placer.why(&need, board, &tally).to_string());
-                    break;
-                };
-                let job = context.new_job(group, host);
-                changes.push(Change::Start(Arc::new(Job { attempt, ..job })));
-                missing -= 1;
-            }
+        self.stop_surplus(state, &progress, count, &mut changes);
+        Plan {
+            group,
+            count,
+            retries,
+            missing: wanted.iter().sum(),
+            wanted,
+            progress,
+            changes,
+            tally: None,
+            blocked: None,
         }
+    }
+
+    /// Places one job of the group; `false` if it has none left, or there is no room.
+    fn place_one(
+        &self,
+        round: &mut Round<'_>,
+        plan: &mut Plan<'_>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Some(attempt) = plan.wanted.iter().position(|n| *n > 0) else {
+            plan.tally = None;
+            return false;
+        };
+        let group = plan.group;
+        let state = round.state;
+        let board = round.board_for(group);
+        let tally = plan
+            .tally
+            .get_or_insert_with(|| board.tally(state, &group.id));
+        let need = Need {
+            group: &group.id,
+            spec: &group.spec,
+        };
+        let Some(host) = self.placer.place(&need, board, tally) else {
+            let why = self.placer.why(&need, board, tally).to_string();
+            plan.blocked = Some(round.reason(group, why));
+            plan.tally = None;
+            return false;
+        };
+        let attempt_number = u32::try_from(attempt).unwrap_or(u32::MAX);
+        let job = context.new_job(group, host);
+        plan.changes.push(Change::Start(Arc::new(Job {
+            attempt: attempt_number,
+            ..job
+        })));
+        plan.wanted[attempt] -= 1;
+        plan.missing -= 1;
+        true
+    }
+
+    /// Proposes what was planned and placed, and notes how far the group is.
+    fn conclude(&self, round: &mut Round<'_>, plan: Plan<'_>, context: &Context<'_>) {
+        let Plan {
+            group,
+            count,
+            retries,
+            missing,
+            progress,
+            mut changes,
+            mut blocked,
+            ..
+        } = plan;
         let (succeeded, failed) = (progress.succeeded(), progress.given_up(retries));
         if failed > 0 {
             blocked = blocked.or_else(|| Some(progress.reason(failed, retries)));
         }
         let is_idle = progress.live.is_empty() && progress.waiting == 0 && missing == 0;
-        let status = GroupStatus {
+        let mut status = GroupStatus {
             missing,
             blocked,
             succeeded,
@@ -137,6 +191,7 @@ impl BatchScheduler {
             forgotten: progress.forgotten,
             ..GroupStatus::default()
         };
+        round.date_completion(group, &mut status, context);
         changes.extend(round.note(group, status, context.now_ms()));
         round.propose(group, changes);
     }
@@ -173,9 +228,26 @@ impl Scheduler for BatchScheduler {
 
     fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction {
         let mut round = Round::on(state);
-        for group in round.groups() {
-            if let GroupKind::Batch { count, retries } = group.kind {
-                self.group(&mut round, group, (count, retries), context);
+        let mut shares = Shares::of(state, &self.weights);
+        let mut left = Self::MAX_STARTS;
+        for priority in round.groups().chunk_by(|a, b| a.priority == b.priority) {
+            let mut plans: Vec<Plan<'_>> = Vec::new();
+            for group in priority {
+                if let GroupKind::Batch { count, retries } = group.kind
+                    && !round.retire(group, context)
+                {
+                    plans.push(self.plan(state, group, (count, retries), context));
+                }
+            }
+            let in_line = plans.iter_mut().filter(|plan| plan.missing > 0);
+            let in_line = in_line.map(|plan| (&*plan.group.spec, plan)).collect();
+            shares.take_turns(in_line, |plan| {
+                let places = left > 0 && self.place_one(&mut round, plan, context);
+                left -= usize::from(places);
+                places
+            });
+            for plan in plans {
+                self.conclude(&mut round, plan, context);
             }
         }
         round.clear_orphans();
@@ -183,202 +255,18 @@ impl Scheduler for BatchScheduler {
     }
 }
 
-/// How far a batch is, by attempt.
-#[derive(Debug, Default)]
-struct Progress<'s> {
-    /// Jobs at their end, remembered or still there.
-    ended: Vec<Forgotten>,
-    /// Of the failed ones, those whose delay has not passed.
-    early: Vec<u32>,
-    /// Jobs that are not at their end.
-    live: Vec<&'s Arc<Job>>,
-    live_by_attempt: Vec<u32>,
-    /// What will be remembered of jobs that are removed, after this round.
-    forgotten: Vec<Forgotten>,
-    removals: Vec<Change>,
-    /// Failed jobs whose successors are waiting for their delay.
-    waiting: u32,
-    /// How a job that this state shows failed.
-    last_failure: Option<String>,
-    /// What the group's status says so far.
-    said: Option<String>,
+/// What one group needs in a round.
+struct Plan<'s> {
+    group: &'s Arc<Group>,
+    count: u32,
+    retries: u32,
+    /// How many jobs to start, by attempt.
+    wanted: Vec<u32>,
+    /// The sum of them.
+    missing: u32,
+    progress: Progress<'s>,
+    changes: Vec<Change>,
+    /// Where its jobs are, while it is its turn.
+    tally: Option<Tally>,
+    blocked: Option<String>,
 }
-
-impl<'s> Progress<'s> {
-    fn of(
-        scheduler: &BatchScheduler,
-        state: &'s ClusterState,
-        group: &Group,
-        context: &mut Context<'_>,
-    ) -> Self {
-        let mut progress = Self::default();
-        if let Some(status) = state.group_status(&group.id) {
-            progress.forgotten.clone_from(&status.forgotten);
-            progress.ended.clone_from(&status.forgotten);
-            progress.said.clone_from(&status.blocked);
-        }
-        let mut finals: Vec<&Arc<Job>> = Vec::new();
-        for job in state.jobs_of(&group.id) {
-            if job.status.phase.is_final() {
-                finals.push(job);
-                progress.count_end(job, scheduler, context);
-            } else if is_lost(state.host(&job.host), millis(scheduler.lost_grace), context) {
-                progress.give_up_lost(job);
-            } else {
-                progress.live.push(job);
-                *at(&mut progress.live_by_attempt, job.attempt) += 1;
-            }
-        }
-        finals.sort_by_key(|job| ended_ms(job));
-        if let Some(job) = finals.iter().rev().find(|job| has_failed(job)) {
-            progress.last_failure = Some(how_it_ended(job));
-        }
-        let surplus = finals.len().saturating_sub(scheduler.history);
-        for job in &finals[..surplus] {
-            progress.removals.push(Change::Remove(job.id.clone()));
-            if !was_evicted(job) {
-                count(at(&mut progress.forgotten, job.attempt), job);
-            }
-        }
-        progress
-    }
-
-    fn count_end(&mut self, job: &Job, scheduler: &BatchScheduler, context: &mut Context<'_>) {
-        if was_evicted(job) {
-            return;
-        }
-        count(at(&mut self.ended, job.attempt), job);
-        if has_failed(job) {
-            let delay = scheduler.backoff.delay_ms(job.attempt.saturating_add(1));
-            let due = ended_ms(job).min(context.now_ms()).saturating_add(delay);
-            if due > context.now_ms() {
-                *at(&mut self.early, job.attempt) += 1;
-                context.wake_at(due);
-            }
-        }
-    }
-
-    /// The job's host is lost: it is removed, so that the host stops it should it return, and counts as failed.
-    fn give_up_lost(&mut self, job: &Job) {
-        self.removals.push(Change::Remove(job.id.clone()));
-        if was_evicted(job) {
-            return;
-        }
-        for counts in [&mut self.ended, &mut self.forgotten] {
-            let counts = at(counts, job.attempt);
-            if job.is_stopping {
-                counts.stopped += 1;
-            } else {
-                counts.failed += 1;
-            }
-        }
-        self.last_failure = Some(format!("its host {} was lost", job.host));
-    }
-
-    /// How many jobs to start now, by attempt.
-    fn wanted(&mut self, count: u32, retries: u32) -> Vec<u32> {
-        let mut wanted = Vec::new();
-        let open = count.saturating_sub(self.succeeded());
-        let mut room = open.saturating_sub(self.live_count());
-        let attempts = u32::try_from(self.ended.len().max(1)).unwrap_or(u32::MAX);
-        let mut due_here = count;
-        for attempt in 0..=attempts.min(retries) {
-            let ended = get(&self.ended, attempt);
-            let started = ended
-                .succeeded
-                .saturating_add(ended.failed)
-                .saturating_add(ended.stopped)
-                .saturating_add(get(&self.live_by_attempt, attempt));
-            let n = due_here.saturating_sub(started).min(room);
-            room -= n;
-            wanted.push(n);
-            let early = get(&self.early, attempt);
-            due_here = ended.failed.saturating_sub(early);
-            if attempt < retries {
-                let started_next = started_at(self, attempt + 1);
-                self.waiting += ended.failed.saturating_sub(started_next).min(early);
-            }
-        }
-        wanted
-    }
-
-    fn live_count(&self) -> u32 {
-        u32::try_from(self.live.len()).unwrap_or(u32::MAX)
-    }
-
-    fn succeeded(&self) -> u32 {
-        self.ended.iter().map(|ended| ended.succeeded).sum()
-    }
-
-    /// How many jobs failed for the last time or were stopped.
-    fn given_up(&self, retries: u32) -> u32 {
-        let stopped: u32 = self.ended.iter().map(|ended| ended.stopped).sum();
-        let failed: u32 = (0_u32..)
-            .zip(&self.ended)
-            .filter(|(attempt, _)| *attempt >= retries)
-            .map(|(_, ended)| ended.failed)
-            .sum();
-        stopped.saturating_add(failed)
-    }
-
-    fn reason(&self, failed: u32, retries: u32) -> String {
-        let tries = match retries {
-            0 => "once".to_owned(),
-            1 => "twice".to_owned(),
-            n => format!("{} times", u64::from(n) + 1),
-        };
-        match (&self.last_failure, &self.said) {
-            (Some(last), _) => format!("{failed} {GIVEN_UP} after being tried {tries}: {last}"),
-            // The failed job is forgotten, what was said of it is not.
-            (None, Some(said)) if said.contains(GIVEN_UP) => said.clone(),
-            (None, _) => format!("{failed} {GIVEN_UP}: stopped"),
-        }
-    }
-}
-
-fn started_at(progress: &Progress<'_>, attempt: u32) -> u32 {
-    let ended = get(&progress.ended, attempt);
-    ended.succeeded + ended.failed + ended.stopped + get(&progress.live_by_attempt, attempt)
-}
-
-/// A job that was told to stop is not to blame for how it ended.
-fn has_failed(job: &Job) -> bool {
-    !job.is_stopping && job.status.phase != Phase::Done
-}
-
-/// The cell took it away: it has neither succeeded nor failed nor been stopped by anybody, and is run anew as the same
-/// attempt.
-fn was_evicted(job: &Job) -> bool {
-    job.is_stopping && job.evicted.is_some()
-}
-
-fn count(counts: &mut Forgotten, job: &Job) {
-    if job.is_stopping {
-        counts.stopped += 1;
-    } else if has_failed(job) {
-        counts.failed += 1;
-    } else {
-        counts.succeeded += 1;
-    }
-}
-
-fn index(attempt: u32) -> usize {
-    usize::try_from(attempt).unwrap_or(usize::MAX)
-}
-
-fn at<T: Default + Clone>(by_attempt: &mut Vec<T>, attempt: u32) -> &mut T {
-    let index = index(attempt).min(MAX_ATTEMPTS);
-    if by_attempt.len() <= index {
-        by_attempt.resize(index + 1, T::default());
-    }
-    &mut by_attempt[index]
-}
-
-fn get<T: Default + Copy>(by_attempt: &[T], attempt: u32) -> T {
-    by_attempt.get(index(attempt)).copied().unwrap_or_default()
-}
-
-/// Attempts beyond this are counted together; with delays of a minute it takes weeks to get here.
-const MAX_ATTEMPTS: usize = 10_000;
-
-const GIVEN_UP: &str = "given up";

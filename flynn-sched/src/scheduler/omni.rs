@@ -66,7 +66,7 @@ pub(super) fn schedule(
             context.wake_at(until);
             blocked.get_or_insert_with(|| describe(&held, &roster, group));
         }
-        let board = round.board();
+        let board = round.board_for(group);
         let tally = tally.get_or_insert_with(|| board.tally(state, &group.id));
         for _ in (here.len() + held.count)..wanted {
             if let Err((_, lack)) = scheduler.placer.place_on(id, &need, board, tally) {

@@ -73,7 +73,7 @@ fn start_missing(
     let mut blocked = None;
     let mut placed = 0;
     if wanted > 0 {
-        let board = round.board();
+        let board = round.board_for(group);
         let mut tally = board.tally(state, &group.id);
         let need = Need {
             group: &group.id,
@@ -88,6 +88,7 @@ fn start_missing(
             placed += 1;
         }
     }
+    blocked = blocked.map(|why| round.reason(group, why));
     if missing > wanted {
         held.until_ms.into_iter().for_each(|ms| context.wake_at(ms));
         blocked = blocked.or_else(|| Some(describe(&held, roster, group)));

@@ -6,14 +6,10 @@
 //!      └──────────┴────── wait: change, wish, shutdown ◄┘
 //! ```
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod counters;
+mod jitter;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt, StreamExt,
@@ -25,8 +21,13 @@ use crate::{
     Cluster, ClusterState, Error, Result, Scheduler, Transaction,
     clock::Clock,
     scheduler::{Context, JobIds},
-    transaction::Refused,
+    transaction::{Mode, Refused},
 };
+
+use counters::Asked;
+use jitter::Jitter;
+
+pub use counters::{Conflicts, CounterSnapshot, Counters, SchedulerCounters, Waits};
 
 /// Waits; given from outside, since this crate has no runtime of its own.
 pub trait Timer: fmt::Debug + Send + Sync + 'static {
@@ -41,55 +42,10 @@ pub struct Driver {
     clock: Arc<dyn Clock>,
     timer: Arc<dyn Timer>,
     ids: Box<dyn JobIds>,
+    jitter: Jitter,
     schedulers: Vec<Box<dyn Scheduler>>,
     debounce: Duration,
     counters: Arc<Counters>,
-}
-
-/// What a driver has done so far.
-#[derive(Debug, Default)]
-pub struct Counters {
-    rounds: AtomicU64,
-    commits: AtomicU64,
-    refused: AtomicU64,
-    conflicts: AtomicU64,
-    errors: AtomicU64,
-}
-
-impl Counters {
-    /// Calls of a scheduler.
-    #[must_use]
-    pub fn rounds(&self) -> u64 {
-        self.rounds.load(Ordering::Relaxed)
-    }
-
-    /// Transactions that were committed, at least in part.
-    #[must_use]
-    pub fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
-    }
-
-    /// Changes that were refused.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Transactions that met a conflict, in whole or in part, and were scheduled again.
-    #[must_use]
-    pub fn conflicts(&self) -> u64 {
-        self.conflicts.load(Ordering::Relaxed)
-    }
-
-    /// Failures of the cell's store.
-    #[must_use]
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
-    }
-
-    fn count(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
 }
 
 /// How a round ended.
@@ -110,6 +66,11 @@ impl Driver {
     pub const MAX_ATTEMPTS: u32 = 6;
     /// The pause after a round that was contended or failed; it doubles up to [`Driver::MAX_PAUSE`].
     pub const PAUSE: Duration = Duration::from_millis(50);
+    /// How often a scheduler is called in one round after all-or-nothing transactions that were committed.
+    pub const MAX_IN_TURN: u32 = 64;
+    /// The pause before the second attempt is at most this, or as long as the first one took if that was longer; the
+    /// bound doubles with the third and the fourth attempt.
+    pub const RETRY_PAUSE: Duration = Duration::from_millis(1);
     /// The longest pause.
     pub const MAX_PAUSE: Duration = Duration::from_secs(2);
 
@@ -126,6 +87,7 @@ impl Driver {
             clock,
             timer,
             ids: Box::new(ids),
+            jitter: Jitter::default(),
             schedulers: Vec::new(),
             debounce: Self::DEBOUNCE,
             counters: Arc::default(),
@@ -153,7 +115,11 @@ impl Driver {
     }
 
     /// Calls every scheduler on `state` until it has nothing to propose, or meets no more conflicts, or
-    /// [`Driver::MAX_ATTEMPTS`] are used up.
+    /// [`Driver::MAX_ATTEMPTS`] are used up. Between two attempts it waits for a moment, at random (by the seed of its
+    /// ids) and longer each time, so that drivers that met do not keep meeting. A scheduler that proposes all-or-nothing
+    /// transactions is called again after each that was committed, at most [`Driver::MAX_IN_TURN`] times: such a
+    /// transaction is about one thing, and there may be more to do. In between it leaves the cell to others for about as
+    /// long as the transaction took, so that one driver that is faster by a hair does not keep out the rest.
     ///
     /// # Errors
     ///
@@ -162,27 +128,61 @@ impl Driver {
         let mut wake_at_ms: Option<u64> = None;
         let mut is_contended = false;
         for scheduler in &mut self.schedulers {
-            for attempt in 1.. {
-                let mut context = Context::new(self.clock.now_ms(), self.ids.as_mut());
+            let name = scheduler.name();
+            let (mut attempts, mut in_turn) = (0, 0);
+            loop {
+                let began_ms = self.clock.now_ms();
+                let mut context = Context::new(began_ms, self.ids.as_mut());
                 let transaction = scheduler.schedule(&state, &mut context);
-                Counters::count(&self.counters.rounds, 1);
                 let wish = context.wakes_at();
-                if transaction.is_empty() {
+                let busy_ms = self.clock.now_ms().saturating_sub(began_ms);
+                let proposed = !transaction.is_empty();
+                self.counters.called(name, proposed, busy_ms);
+                if !proposed {
                     wake_at_ms = earliest(wake_at_ms, wish);
                     break;
                 }
-                let has_conflicts;
-                (state, has_conflicts) = commit(
-                    self.cluster.as_ref(),
-                    &self.counters,
-                    scheduler.name(),
-                    transaction,
-                )
-                .await?;
-                if !has_conflicts || attempt == Self::MAX_ATTEMPTS {
-                    wake_at_ms = earliest(wake_at_ms, wish);
-                    is_contended |= has_conflicts;
+                let is_whole = transaction.mode == Mode::AllOrNothing;
+                let shell = Shell {
+                    cluster: self.cluster.as_ref(),
+                    clock: self.clock.as_ref(),
+                    counters: &self.counters,
+                };
+                let outcome;
+                (state, outcome) = shell.commit(scheduler.as_mut(), transaction).await?;
+                let is_over = match outcome {
+                    // Whatever could not be carried out, the scheduler may have something to say of it.
+                    Outcome::Done if is_whole => {
+                        in_turn += 1;
+                        in_turn >= Self::MAX_IN_TURN
+                    }
+                    Outcome::Done => true,
+                    Outcome::Conflict | Outcome::Impossible => {
+                        attempts += 1;
+                        attempts >= Self::MAX_ATTEMPTS
+                    }
+                };
+                if is_over {
+                    // What is left of a long turn is done in the next round.
+                    let again = (outcome == Outcome::Done && is_whole).then_some(began_ms);
+                    wake_at_ms = earliest(earliest(wake_at_ms, wish), again);
+                    is_contended |= outcome == Outcome::Conflict;
                     break;
+                }
+                let took = Duration::from_millis(self.clock.now_ms().saturating_sub(began_ms));
+                let most = match outcome {
+                    Outcome::Impossible => continue,
+                    // Who was faster leaves the others a chance to be it as well.
+                    Outcome::Done => took.saturating_mul(2),
+                    Outcome::Conflict => {
+                        let doubled = 2_u32.saturating_pow((attempts - 1).min(MAX_DOUBLINGS));
+                        Self::RETRY_PAUSE.max(took).saturating_mul(doubled)
+                    }
+                };
+                let pause = self.jitter.up_to(most, self.ids.as_mut());
+                if !pause.is_zero() {
+                    self.timer.sleep(pause).await;
+                    state = self.cluster.snapshot().await?;
                 }
             }
         }
@@ -206,7 +206,7 @@ impl Driver {
         let mut watch = self.cluster.watch();
         let mut wake_at_ms = None;
         loop {
-            let pause = (trouble > 0).then(|| pause(trouble));
+            let pause = (trouble > 0).then(|| self.jitter.about(pause(trouble), self.ids.as_mut()));
             let woken = waker.wake(&mut watch, wake_at_ms, pause);
             let state = match future::select(std::pin::pin!(woken), &mut shutdown).await {
                 Either::Left((state, _)) => state,
@@ -232,7 +232,7 @@ impl Driver {
                     trouble = if rounded.is_contended { trouble + 1 } else { 0 };
                 }
                 Err(error) => {
-                    Counters::count(&self.counters.errors, 1);
+                    self.counters.failed();
                     tracing::warn!(%error, source = error.source_text(), "cannot schedule now, trying again");
                     trouble += 1;
                 }
@@ -289,31 +289,67 @@ impl Waker {
     }
 }
 
-/// Commits; gives the newest state, and whether there were conflicts.
-async fn commit(
-    cluster: &dyn Cluster,
-    counters: &Counters,
-    scheduler: &'static str,
-    transaction: Transaction,
-) -> Result<(Arc<ClusterState>, bool)> {
-    let asked = transaction.changes.len();
-    match cluster.commit(transaction).await {
-        Ok(committed) => {
-            let refused = committed.refused.len();
-            Counters::count(&counters.commits, usize::from(refused < asked));
-            Counters::count(&counters.refused, refused);
-            let has_conflicts = committed.refused.iter().any(|refused| refused.is_conflict);
-            Counters::count(&counters.conflicts, usize::from(has_conflicts));
-            log_refusals(scheduler, &committed.refused);
-            Ok((committed.state, has_conflicts))
-        }
-        Err(error) if matches!(error, Error::Store { .. }) => Err(error),
-        Err(error) => {
-            Counters::count(&counters.refused, asked);
-            Counters::count(&counters.conflicts, usize::from(error.is_transient()));
-            tracing::debug!(scheduler, %error, "the transaction was refused");
-            Ok((cluster.snapshot().await?, error.is_transient()))
-        }
+/// What committing needs of a driver.
+struct Shell<'d> {
+    cluster: &'d dyn Cluster,
+    clock: &'d dyn Clock,
+    counters: &'d Counters,
+}
+
+/// What became of a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It was committed, but for what can never be.
+    Done,
+    /// Somebody else was faster, in whole or in part.
+    Conflict,
+    /// It can never be carried out as it is; the scheduler was told.
+    Impossible,
+}
+
+impl Shell<'_> {
+    /// Commits; gives the newest state, and what became of it.
+    async fn commit(
+        &self,
+        scheduler: &mut dyn Scheduler,
+        transaction: Transaction,
+    ) -> Result<(Arc<ClusterState>, Outcome)> {
+        let name = scheduler.name();
+        let asked = Asked::of(&transaction);
+        let kept = (transaction.mode == Mode::AllOrNothing).then(|| transaction.clone());
+        let began_ms = self.clock.now_ms();
+        let result = self.cluster.commit(transaction).await;
+        let now_ms = self.clock.now_ms();
+        let busy_ms = now_ms.saturating_sub(began_ms);
+        let (state, outcome) = match result {
+            Ok(committed) => {
+                let refused = &committed.refused;
+                self.counters.committed(name, &asked, refused, busy_ms);
+                log_refusals(name, refused);
+                let outcome = if refused.iter().any(|refused| refused.is_conflict) {
+                    Outcome::Conflict
+                } else {
+                    Outcome::Done
+                };
+                (committed.state, outcome)
+            }
+            Err(error) if matches!(error, Error::Store { .. }) => return Err(error),
+            Err(error) => {
+                self.counters.rejected(name, &asked, &error, busy_ms);
+                tracing::debug!(scheduler = name, %error, "the transaction was refused");
+                if let Some(transaction) = kept {
+                    scheduler.refused(&transaction, &error);
+                }
+                let outcome = if error.is_transient() {
+                    Outcome::Conflict
+                } else {
+                    Outcome::Impossible
+                };
+                (self.cluster.snapshot().await?, outcome)
+            }
+        };
+        self.counters.follow_waits(name, &asked, &state, now_ms);
+        Ok((state, outcome))
     }
 }
 
@@ -337,3 +373,6 @@ fn pause(n: u32) -> Duration {
         .saturating_mul(2_u32.saturating_pow(n - 1))
         .min(Driver::MAX_PAUSE)
 }
+
+/// How often the pause before another attempt doubles.
+const MAX_DOUBLINGS: u32 = 2;

@@ -3,6 +3,8 @@
 mod attempt;
 mod backoff;
 mod batch;
+#[cfg(feature = "cron")]
+mod cron;
 mod fairness;
 mod gang;
 mod hold;
@@ -28,6 +30,8 @@ use hold::Hold;
 
 pub use backoff::RestartBackoff;
 pub use batch::BatchScheduler;
+#[cfg(feature = "cron")]
+pub use cron::{CronScheduler, Timetable};
 pub use gang::GangScheduler;
 pub use ids::{JobIds, SeededIds};
 pub use rebalance::RebalanceScheduler;

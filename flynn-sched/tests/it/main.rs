@@ -8,6 +8,7 @@ mod batches;
 mod budgets;
 mod clusters;
 mod contention;
+mod cron;
 mod drivers;
 mod fairness;
 mod fixture;

@@ -4,6 +4,17 @@
 //! cell passes as fast as its events can be computed.
 
 mod agents;
+pub mod architecture;
+pub mod cell;
+pub mod choice;
+mod events;
+pub mod experiment;
+pub mod metrics;
+#[cfg(feature = "plot")]
+pub mod plot;
+pub mod report;
+mod streams;
+pub mod workload;
 
 use std::{
     collections::{BTreeMap, VecDeque},

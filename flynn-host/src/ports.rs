@@ -1,17 +1,22 @@
 //! Which ports jobs get.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    io,
     net::{IpAddr, TcpListener},
     ops::RangeInclusive,
 };
 
 use flynn_sched::{JobId, Port};
+use tokio::net::TcpSocket;
 
 use crate::{Error, Result};
 
 /// Gives jobs ports of a range on one address. A job keeps its ports until they are [released](Self::release), through
 /// its restarts and, by way of the journal, those of the daemon.
+///
+/// A fixed port has one owner, unless all who want it announce it as the same service and listen with `SO_REUSEPORT`:
+/// that is how several routers of a host serve one port, and how a router is replaced without a gap.
 #[derive(Debug)]
 pub struct PortAllocator {
     addr: IpAddr,
@@ -19,7 +24,15 @@ pub struct PortAllocator {
     /// Where the search begins. Ports are not handed out again at once: clients of the last owner may still come.
     next: u16,
     by_job: BTreeMap<JobId, Vec<u16>>,
-    taken: BTreeSet<u16>,
+    taken: BTreeMap<u16, Owners>,
+}
+
+/// The jobs that have a port.
+#[derive(Debug)]
+struct Owners {
+    jobs: usize,
+    /// As what all of them announce it. `None`: it is not announced, and not to be shared.
+    service: Option<String>,
 }
 
 impl PortAllocator {
@@ -40,13 +53,16 @@ impl PortAllocator {
             next: range.start() + offset,
             range,
             by_job: BTreeMap::new(),
-            taken: BTreeSet::new(),
+            taken: BTreeMap::new(),
         }
     }
 
-    /// Notes ports that a job has from an earlier life of the daemon.
-    pub fn restore(&mut self, job: &JobId, ports: &[u16]) {
-        self.taken.extend(ports);
+    /// Notes ports that a job has from an earlier life of the daemon, in the order in which it `wanted` them.
+    pub fn restore(&mut self, job: &JobId, wanted: &[Port], ports: &[u16]) {
+        self.release(job);
+        for (index, port) in ports.iter().enumerate() {
+            self.take(*port, wanted.get(index).and_then(service));
+        }
         self.by_job.insert(job.clone(), ports.to_vec());
     }
 
@@ -54,7 +70,7 @@ impl PortAllocator {
     ///
     /// # Errors
     ///
-    /// [`Error::PortInUse`] when a fixed port is taken; [`Error::NoPortFree`] when all others are.
+    /// [`Error::PortInUse`] when a fixed port is taken and cannot be shared; [`Error::NoPortFree`] when all others are.
     pub fn allocate(&mut self, job: &JobId, wanted: &[Port]) -> Result<Vec<u16>> {
         if let Some(ports) = self.by_job.get(job).filter(|p| p.len() == wanted.len()) {
             return Ok(ports.clone());
@@ -63,17 +79,17 @@ impl PortAllocator {
         let mut ports = Vec::with_capacity(wanted.len());
         for port in wanted {
             let chosen = match port.port {
-                Some(fixed) => self.fixed(fixed),
+                Some(fixed) => self.fixed(fixed, service(port)),
                 None => self.free(),
             };
             match chosen {
-                Ok(port) => {
-                    self.taken.insert(port);
-                    ports.push(port);
+                Ok(number) => {
+                    self.take(number, service(port));
+                    ports.push(number);
                 }
                 Err(error) => {
                     for port in ports {
-                        self.taken.remove(&port);
+                        self.give_back(port);
                     }
                     return Err(error);
                 }
@@ -86,12 +102,37 @@ impl PortAllocator {
     /// Takes a job's ports back.
     pub fn release(&mut self, job: &JobId) {
         for port in self.by_job.remove(job).unwrap_or_default() {
-            self.taken.remove(&port);
+            self.give_back(port);
         }
     }
 
-    fn fixed(&self, port: u16) -> Result<u16> {
-        if self.taken.contains(&port) || !self.can_bind(self.addr, port) {
+    fn take(&mut self, port: u16, service: Option<&str>) {
+        let owners = self.taken.entry(port).or_insert_with(|| Owners {
+            jobs: 0,
+            service: service.map(str::to_owned),
+        });
+        owners.jobs += 1;
+    }
+
+    fn give_back(&mut self, port: u16) {
+        if let Some(owners) = self.taken.get_mut(&port) {
+            owners.jobs -= 1;
+            if owners.jobs == 0 {
+                self.taken.remove(&port);
+            }
+        }
+    }
+
+    fn fixed(&self, port: u16, service: Option<&str>) -> Result<u16> {
+        let is_free = match self.taken.get(&port) {
+            None => can_bind(self.addr, port),
+            Some(owners) => {
+                service.is_some()
+                    && owners.service.as_deref() == service
+                    && can_share(self.addr, port).is_ok()
+            }
+        };
+        if !is_free {
             return Err(Error::PortInUse {
                 port,
                 addr: self.addr.to_string(),
@@ -111,16 +152,32 @@ impl PortAllocator {
             } else {
                 IpAddr::from([0; 4])
             };
-            if !self.taken.contains(&port) && self.can_bind(everywhere, port) {
+            if !self.taken.contains_key(&port) && can_bind(everywhere, port) {
                 return Ok(port);
             }
         }
         Err(Error::NoPortFree { first, last })
     }
+}
 
-    fn can_bind(&self, addr: IpAddr, port: u16) -> bool {
-        TcpListener::bind((addr, port)).is_ok()
-    }
+fn service(port: &Port) -> Option<&str> {
+    port.service.as_ref().map(|service| &*service.name)
+}
+
+fn can_bind(addr: IpAddr, port: u16) -> bool {
+    TcpListener::bind((addr, port)).is_ok()
+}
+
+/// Do those who listen on the port, if anybody does yet, let others listen too? The socket of this question is bound and
+/// never listens: it would be given a share of the connections.
+fn can_share(addr: IpAddr, port: u16) -> io::Result<()> {
+    let socket = match addr {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind((addr, port).into())
 }
 
 #[cfg(test)]
@@ -169,6 +226,51 @@ mod tests {
         );
     }
 
+    /// A port number that nobody listens on, as a job would insist on it.
+    fn insisting_on(number: u16, service: Option<&str>) -> Port {
+        Port {
+            port: Some(number),
+            service: service.map(|name| flynn_sched::Service {
+                name: name.to_owned(),
+                check: None,
+            }),
+            ..Port::default()
+        }
+    }
+
+    #[test]
+    fn jobs_of_one_service_share_a_fixed_port_and_nobody_else_gets_it() {
+        let mut ports = allocator();
+        let number = ports.next;
+        let edge = [insisting_on(number, Some("edge"))];
+        ports.allocate(&job("a"), &edge).unwrap();
+        assert_eq!(ports.allocate(&job("b"), &edge).unwrap(), [number]);
+        for stranger in [Some("other"), None] {
+            let wanted = [insisting_on(number, stranger)];
+            let error = ports.allocate(&job("c"), &wanted).unwrap_err();
+            assert!(matches!(error, Error::PortInUse { .. }), "{error}");
+        }
+        // It is free when the last of them is gone, also when they are remembered from an earlier life.
+        ports.release(&job("a"));
+        ports.restore(&job("b"), &edge, &[number]);
+        let other = [insisting_on(number, Some("other"))];
+        ports.allocate(&job("c"), &other).unwrap_err();
+        ports.release(&job("b"));
+        ports.allocate(&job("c"), &other).unwrap();
+    }
+
+    #[test]
+    fn a_port_whose_owner_does_not_share_it_is_in_use_for_its_own_service_too() {
+        let mut ports = allocator();
+        let edge = [insisting_on(ports.next, Some("edge"))];
+        let number = ports.allocate(&job("a"), &edge).unwrap()[0];
+        let listener = TcpListener::bind(("127.0.0.1", number)).unwrap();
+        let error = ports.allocate(&job("b"), &edge).unwrap_err();
+        assert!(matches!(error, Error::PortInUse { .. }), "{error}");
+        drop(listener);
+        ports.allocate(&job("b"), &edge).unwrap();
+    }
+
     #[test]
     fn a_full_range_says_so_and_is_free_again_after_a_release() {
         let first = allocator().next;
@@ -184,7 +286,7 @@ mod tests {
     fn ports_of_an_earlier_life_are_kept() {
         let mut ports = allocator();
         let next = ports.next;
-        ports.restore(&job("a"), &[next]);
+        ports.restore(&job("a"), &[Port::default()], &[next]);
         assert_eq!(
             ports.allocate(&job("a"), &[Port::default()]).unwrap(),
             [next]

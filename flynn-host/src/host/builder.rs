@@ -391,7 +391,8 @@ async fn survivors(world: &World, journal: &dyn Journal) -> Result<Vec<Survivor>
     for record in journal.load().await? {
         if !record.status.phase.is_final() {
             let mut ports = world.ports.lock();
-            ports.restore(&record.job.id, &record.status.ports);
+            let wanted = &record.job.spec.ports;
+            ports.restore(&record.job.id, wanted, &record.status.ports);
         }
         let id = record.job.id.clone();
         survivors.insert(

@@ -25,7 +25,7 @@ pub use endpoint::{Endpoint, EndpointSet, EndpointSource, StaticEndpoints};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use route::{Domain, HttpRule, PathPrefix, Route, RouteId, RouteKind, Rule};
-pub use router::{Builder, Monitor, Router};
+pub use router::{Builder, Monitor, Router, listen_shared};
 pub use stats::Stats;
 #[doc(inline)]
 pub use store::{DiscoveryRouteStore, MemoryRouteStore, RouteStore, StoredRoute};

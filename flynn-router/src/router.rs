@@ -1,9 +1,11 @@
 //! The router: follows routes and services, accepts connections, and drains when it stops.
 
+mod listen;
 mod routes;
 mod tcp_ports;
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
@@ -19,6 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use self::listen::listen_shared;
 use self::routes::Follower;
 use crate::{
     Limits, Result, Stats,
@@ -72,7 +75,8 @@ impl Router {
 
     /// Serves HTTP on `listeners`, and TCP routes on their ports, until `shutdown` is ready.
     ///
-    /// Then it accepts nothing more, ends idle connections, and gives what is in flight [`Limits::drain_timeout`] to end.
+    /// Then it accepts nobody but those who are in the queue already, ends idle connections, and gives what is in flight
+    /// [`Limits::drain_timeout`] to end. Several routers may serve one port, see [`listen_shared`].
     /// While discovery cannot be reached, it keeps to the routes and endpoints it knows. Clients that come before it knows any
     /// wait for them a moment.
     pub async fn run(
@@ -89,6 +93,9 @@ impl Router {
         let room = Arc::new(Semaphore::new(parts.limits.max_connections));
         let mut acceptors = JoinSet::new();
         let mut open = Vec::with_capacity(listeners.len());
+        // If that fails, so will accepting.
+        let addrs = listeners.iter().filter_map(|l| l.local_addr().ok());
+        let own_ports: BTreeSet<u16> = addrs.map(|addr| addr.port()).collect();
         for listener in listeners {
             let (sender, is_closed) = oneshot::channel();
             open.push(sender);
@@ -105,7 +112,7 @@ impl Router {
                 acceptor.run(serve).await;
             });
         }
-        let follower = Follower::new(parts, Arc::clone(&proxy), room, is_ready);
+        let follower = Follower::new(parts, Arc::clone(&proxy), room, own_ports, is_ready);
         acceptors.spawn(follower.run());
         shutdown.await;
         proxy.drain.begin();
@@ -247,16 +254,7 @@ impl Acceptor {
     {
         let mut connections = JoinSet::new();
         let mut draining = self.proxy.drain.listen();
-        loop {
-            let accepted = tokio::select! {
-                accepted = accept(&self.listener, &self.room) => accepted,
-                _ = &mut self.is_closed => break,
-                _ = connections.join_next(), if !connections.is_empty() => continue,
-                () = std::future::poll_fn(|context| draining.poll(context)) => break,
-            };
-            let Some((stream, peer, local, room)) = accepted else {
-                continue;
-            };
+        let carry = |connections: &mut JoinSet<()>, (stream, peer, local, room): Accepted| {
             let proxy = Arc::clone(&self.proxy);
             proxy.counters.connections.add();
             let open = Open::new(&proxy);
@@ -265,8 +263,23 @@ impl Acceptor {
                 serving.await;
                 drop((open, room));
             });
+        };
+        loop {
+            tokio::select! {
+                accepted = accept(&self.listener, &self.room) => {
+                    if let Some(accepted) = accepted {
+                        carry(&mut connections, accepted);
+                    }
+                }
+                _ = &mut self.is_closed => break,
+                _ = connections.join_next(), if !connections.is_empty() => {}
+                () = std::future::poll_fn(|context| draining.poll(context)) => break,
+            }
         }
-        drop(self.listener);
+        // Whoever is in the queue takes the connection for established, and closing the listener resets it.
+        for accepted in queued(self.listener, &self.room) {
+            carry(&mut connections, accepted);
+        }
         while connections.join_next().await.is_some() {}
     }
 }
@@ -277,13 +290,7 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepte
     const PAUSE: Duration = Duration::from_millis(50);
     let room = Arc::clone(room).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, peer)) => {
-            let local = stream.local_addr().ok()?;
-            // A client that is gone without a word must not stay for ever, whatever it was waiting for.
-            sockopt::set_socket_keepalive(&stream, true).ok()?;
-            sockopt::set_tcp_keepidle(&stream, CLIENT_KEEPALIVE).ok()?;
-            Some((stream, peer, local, room))
-        }
+        Ok((stream, peer)) => admit(stream, peer, room).ok(),
         Err(error) if is_of_the_connection(&error) => None,
         Err(error) => {
             tracing::warn!(%error, "connections cannot be accepted");
@@ -291,6 +298,27 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepte
             None
         }
     }
+}
+
+/// The connections that wait in the queue of a listener, which is closed after them; at most as many as there is room for.
+///
+/// The system is asked, not the runtime, which may not have heard of the last ones yet.
+fn queued(listener: TcpListener, room: &Arc<Semaphore>) -> impl Iterator<Item = Accepted> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let room = Arc::clone(room).try_acquire_owned().ok()?;
+        let (stream, peer) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        admit(TcpStream::from_std(stream).ok()?, peer, room).ok()
+    })
+}
+
+fn admit(stream: TcpStream, peer: SocketAddr, room: OwnedSemaphorePermit) -> io::Result<Accepted> {
+    let local = stream.local_addr()?;
+    // A client that is gone without a word must not stay for ever, whatever it was waiting for.
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, CLIENT_KEEPALIVE)?;
+    Ok((stream, peer, local, room))
 }
 
 /// After so much silence the system asks whether a client is still there.

@@ -168,11 +168,20 @@ impl Connection {
         down.release();
         let first_bytes = poll_fn(|context| {
             if let Poll::Ready(read) = down.poll_fill(context, stream) {
-                return Poll::Ready(read.is_ok_and(|n| n > 0));
+                return Poll::Ready(Some(read.is_ok_and(|n| n > 0)));
             }
-            draining.poll(context).map(|()| false)
+            draining.poll(context).map(|()| None)
         });
-        self.timer.limit(limit, first_bytes).await == Ok(true)
+        match self.timer.limit(limit, first_bytes).await {
+            Ok(Some(is_there)) => is_there,
+            // Between two requests a client expects the end, but one that has just come is about to ask.
+            Ok(None) if self.served == 0 => {
+                let first_bytes = poll_fn(|context| down.poll_fill(context, stream));
+                let limit = limit.min(FIRST_REQUEST);
+                matches!(self.timer.limit(limit, first_bytes).await, Ok(Ok(n)) if n > 0)
+            }
+            Ok(None) | Err(_) => false,
+        }
     }
 
     async fn serve_request(&mut self) -> Next {
@@ -293,6 +302,9 @@ impl Connection {
         let _ = self.timer.limit(LIMIT, drain).await;
     }
 }
+
+/// How long a client may take for its first request when the router has begun to stop.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 const TOO_LARGE: Refusal = Refusal {
     status: 431,

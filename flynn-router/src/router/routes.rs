@@ -1,6 +1,11 @@
 //! Following the routes: each new list becomes a table, the services it names, and the ports it needs.
 
-use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::poll_fn,
+    sync::Arc,
+    time::Duration,
+};
 
 use flynn_discovery::{Backoff, ServiceName};
 use futures::{StreamExt as _, future::join_all};
@@ -31,10 +36,11 @@ impl Follower {
         parts: Builder,
         proxy: Arc<Proxy>,
         room: Arc<Semaphore>,
+        own_ports: BTreeSet<u16>,
         is_ready: Arc<watch::Sender<bool>>,
     ) -> Self {
         let tcp_ip = parts.tcp_ip;
-        let ports = tcp_ip.map(|ip| TcpPorts::new(ip, Arc::clone(&proxy), room));
+        let ports = tcp_ip.map(|ip| TcpPorts::new(ip, Arc::clone(&proxy), room, own_ports));
         Self {
             parts,
             proxy,
@@ -65,7 +71,7 @@ impl Follower {
             loop {
                 let Ok(item) = timeout(TRY_PORTS_AGAIN, lists.next()).await else {
                     if let Some(ports) = &mut self.ports {
-                        ports.try_again().await;
+                        ports.try_again();
                     }
                     continue;
                 };
@@ -116,7 +122,7 @@ impl Follower {
         self.proxy.replace_table(table);
         tracing::info!(routes = routes.len(), "routes are in use");
         match &mut self.ports {
-            Some(ports) => ports.apply(tcp).await,
+            Some(ports) => ports.apply(tcp),
             None if tcp.is_empty() => {}
             None => tracing::warn!(
                 routes = tcp.len(),

@@ -1,7 +1,8 @@
 //! The ports of TCP routes: bound while there is a route, given back when it is gone.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -13,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Acceptor;
+use super::{Acceptor, listen_shared};
 use crate::proxy::{Proxy, TcpTarget, tcp};
 
 /// The listeners of TCP routes.
@@ -21,6 +22,8 @@ pub(super) struct TcpPorts {
     ip: IpAddr,
     proxy: Arc<Proxy>,
     room: Arc<Semaphore>,
+    /// Where this router itself listens. Since ports are shared with other routers, the system would not refuse them.
+    own: BTreeSet<u16>,
     open: HashMap<u16, Port>,
     /// Routes whose port is another's.
     waiting: HashMap<u16, TcpTarget>,
@@ -35,11 +38,17 @@ struct Port {
 }
 
 impl TcpPorts {
-    pub(super) fn new(ip: IpAddr, proxy: Arc<Proxy>, room: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        ip: IpAddr,
+        proxy: Arc<Proxy>,
+        room: Arc<Semaphore>,
+        own: BTreeSet<u16>,
+    ) -> Self {
         Self {
             ip,
             proxy,
             room,
+            own,
             open: HashMap::new(),
             waiting: HashMap::new(),
             acceptors: JoinSet::new(),
@@ -47,7 +56,7 @@ impl TcpPorts {
     }
 
     /// Makes the open ports those of `targets`. A port whose route only changed stays open, and so do its connections.
-    pub(super) async fn apply(&mut self, targets: HashMap<u16, TcpTarget>) {
+    pub(super) fn apply(&mut self, targets: HashMap<u16, TcpTarget>) {
         self.open.retain(|port, _| targets.contains_key(port));
         self.waiting.clear();
         for (port, target) in targets {
@@ -58,14 +67,14 @@ impl TcpPorts {
                 }
             }
         }
-        self.bind(true).await;
+        self.bind(true);
     }
 
     /// Tries to bind what could not be bound before.
-    pub(super) async fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         while self.acceptors.try_join_next().is_some() {}
         if !self.waiting.is_empty() {
-            self.bind(false).await;
+            self.bind(false);
         }
     }
 
@@ -74,10 +83,15 @@ impl TcpPorts {
         while self.acceptors.join_next().await.is_some() {}
     }
 
-    async fn bind(&mut self, is_first: bool) {
+    fn bind(&mut self, is_first: bool) {
         for (port, target) in std::mem::take(&mut self.waiting) {
             let addr = SocketAddr::new(self.ip, port);
-            match TcpListener::bind(addr).await {
+            let listener = if self.own.contains(&port) {
+                Err(io::ErrorKind::AddrInUse.into())
+            } else {
+                listen_shared(addr)
+            };
+            match listener {
                 Ok(listener) => {
                     tracing::info!(%addr, service = %target.service.name(), "a TCP route is open");
                     let open = self.open_port(listener, target);

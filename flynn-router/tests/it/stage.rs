@@ -8,6 +8,7 @@ use flynn_discovery::{
 };
 use flynn_router::{
     Builder, Domain, Limits, MemoryRouteStore, Monitor, Route, RouteStore as _, Router,
+    listen_shared,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
@@ -72,12 +73,30 @@ impl Scene {
     }
 
     pub(crate) async fn start_with(self, change: impl FnOnce(Builder) -> Builder) -> Stage {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.start_on(listener, change).await
+    }
+
+    /// On a port that it shares with others; port 0: one of its own, until others come.
+    pub(crate) async fn start_shared(
+        self,
+        port: u16,
+        change: impl FnOnce(Builder) -> Builder,
+    ) -> Stage {
+        let listener = listen_shared(([127, 0, 0, 1], port).into()).unwrap();
+        self.start_on(listener, change).await
+    }
+
+    async fn start_on(
+        self,
+        listener: TcpListener,
+        change: impl FnOnce(Builder) -> Builder,
+    ) -> Stage {
         let builder = Router::builder(
             Arc::new(self.routes.clone()),
             Arc::new(self.registry.clone()),
         );
         let router = change(builder).build().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut monitor = router.monitor();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     backend::Backend,
     client::Client,
-    stage::{Scene, Stage, service},
+    stage::{Scene, Stage, http, service},
     until,
 };
 
@@ -161,4 +161,25 @@ async fn a_port_that_another_has_is_taken_when_it_is_free() {
     let answer = until("the port to be taken", async || call(addr, "x").await).await;
     assert_eq!(answer, "a:x");
     assert_eq!(stage.monitor.stats().unbound_routes, 0);
+}
+
+/// Ports are shared with other routers, so the system would let it.
+#[tokio::test]
+async fn a_route_cannot_have_the_port_of_the_router_itself() {
+    let backend = echo("a:").await;
+    let scene = Scene::new().route(http("test", "db")).await;
+    let stage = scene
+        .instance("db", backend.addr)
+        .await
+        .start_shared(0, |builder| builder.with_tcp_routes(IP))
+        .await;
+    let route = Route::tcp(stage.addr.port(), service("db")).unwrap();
+    stage.routes.put(route, Condition::Absent).await.unwrap();
+    until("the route to be refused", async || {
+        (stage.monitor.stats().unbound_routes == 1).then_some(())
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(stage.get("nowhere", "/").await.0, 404);
+    }
 }

@@ -5,6 +5,7 @@ mod args;
 pub mod config;
 mod context;
 mod env;
+mod follow;
 mod job;
 mod key;
 pub(crate) mod output;

@@ -8,12 +8,12 @@ use flynn_controller::{
     model::{App, AppDeletion, AppDeletionEvent, EventKind},
 };
 use flynn_router::Rule;
-use futures::StreamExt as _;
 
 use super::{
     args::RemoteCommand,
     config::Cluster,
     context::{Context, about_app, confirm, git, git_remotes},
+    follow::Follow,
     output::{note, table},
 };
 
@@ -118,16 +118,14 @@ const DELETION: Duration = Duration::from_secs(60);
 async fn delete_and_wait(client: &Client, name: &str) -> Result<AppDeletion> {
     let app = client.app(name).await?;
     // Followed from before, so that the end is not missed.
-    let mut events = client
-        .events(
-            &EventQuery::of(&app.id).only(&[EventKind::AppDeletion]),
-            None,
-        )
-        .await?;
+    let query = EventQuery::of(&app.id).only(&[EventKind::AppDeletion]);
+    let advice = format!("`flynn apps` shows whether {name} is gone");
+    let mut events = Follow::from_now(client, query, advice).await?;
     client.delete_app(&app.id).await?;
     let ended = async {
-        while let Some(event) = events.next().await {
-            let event: AppDeletionEvent = serde_json::from_value(event?.data)?;
+        loop {
+            let event = events.next().await?;
+            let event: AppDeletionEvent = serde_json::from_value(event.data)?;
             ensure!(
                 event.error.is_empty(),
                 "{name} was not deleted: {}",
@@ -137,9 +135,6 @@ async fn delete_and_wait(client: &Client, name: &str) -> Result<AppDeletion> {
                 return Ok(deletion);
             }
         }
-        bail!(
-            "the controller ended the stream of events; `flynn apps` shows whether {name} is gone"
-        )
     };
     tokio::time::timeout(DELETION, ended)
         .await

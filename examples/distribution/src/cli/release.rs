@@ -1,12 +1,15 @@
 //! release list, show, rollback, delete; deployment list, timeout, strategy, batch-size.
 
 use anyhow::{Context as _, Result, bail};
-use flynn_controller::model::{App, AppUpdate};
-use futures::StreamExt as _;
+use flynn_controller::{
+    http::EventQuery,
+    model::{App, AppUpdate, DeploymentEvent, EventKind},
+};
 
 use super::{
     args::{DeploymentCommand, ReleaseCommand},
     context::{Context, about, about_app, confirm},
+    follow::Follow,
     output::{note, table},
 };
 
@@ -207,24 +210,23 @@ pub(super) async fn deploy(context: &Context, app: &str, release: &str) -> Resul
     if deployment.finished_at.is_some() {
         return Ok(());
     }
-    let mut events = client.deployment_events(&deployment).await?;
-    let mut complete = false;
-    while let Some(event) = events.next().await {
-        let event = event?;
+    let query = EventQuery::of(&deployment.app)
+        .only(&[EventKind::Deployment])
+        .about(&deployment.id);
+    let advice = format!("`flynn -a {app} deployment` shows how the deployment ended");
+    let mut events = Follow::from_the_beginning(&client, query, advice);
+    loop {
+        let event: DeploymentEvent = serde_json::from_value(events.next().await?.data)?;
         if !event.error.is_empty() {
             bail!(
                 "the deployment failed: {}; `flynn -a {app} log` may tell more",
                 event.error
             );
         }
-        complete = event.status.is_final();
+        if event.status.is_final() {
+            return Ok(());
+        }
     }
-    if !complete {
-        bail!(
-            "the controller ended the stream of events; `flynn -a {app} deployment` shows how the deployment ended"
-        );
-    }
-    Ok(())
 }
 
 fn time(time: Option<&flynn_controller::model::Time>) -> String {

@@ -7,12 +7,12 @@ use flynn_controller::{
     http::EventQuery,
     model::{EventKind, Job, JobState, ScaleRequest, ScaleState},
 };
-use futures::StreamExt as _;
 use tokio::time::{Instant, timeout};
 
 use super::{
     args::ScaleArgs,
     context::{Context, about_app},
+    follow::Follow,
     output::{Format, note, table},
 };
 
@@ -66,12 +66,9 @@ pub(super) async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
         .unwrap_or_default();
     let started = Instant::now();
     // Followed from before the change, so that none of its events is missed.
-    let mut events = client
-        .events(
-            &EventQuery::of(&app).only(&[EventKind::Job, EventKind::ScaleRequest]),
-            None,
-        )
-        .await?;
+    let query = EventQuery::of(&app).only(&[EventKind::Job, EventKind::ScaleRequest]);
+    let advice = format!("`flynn -a {app} ps` shows how far it came");
+    let mut events = Follow::from_now(&client, query, advice).await?;
     let request = ScaleRequest {
         app: app.clone(),
         release: release.id.clone(),
@@ -96,8 +93,8 @@ pub(super) async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
     }
     let mut last_error = None;
     let waiting = async {
-        while let Some(event) = events.next().await {
-            let event = event?;
+        loop {
+            let event = events.next().await?;
             if event.kind == EventKind::Job {
                 let job: Job = serde_json::from_value(event.data)?;
                 if context.format == Format::Text {
@@ -128,9 +125,6 @@ pub(super) async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
                 }
             }
         }
-        bail!(
-            "the controller ended the stream of events; `flynn -a {app} ps` shows how far it came"
-        )
     };
     match timeout(WAIT, waiting).await {
         Ok(done) => {

@@ -349,6 +349,21 @@ pub(crate) fn says(text: &str, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// An app that is pushed once and used by several scenarios.
+pub(crate) fn pushed(cluster: &Cluster, app: &str) -> Result<()> {
+    if cluster.flynn_output(&["-a", app, "info"])?.status.success() {
+        return Ok(());
+    }
+    let content = web_app("one");
+    let files: Vec<_> = content
+        .iter()
+        .map(|(name, text)| (*name, text.as_str()))
+        .collect();
+    let repository = cluster.repository(app, &files)?;
+    cluster.push(&repository)?;
+    Ok(())
+}
+
 /// A web server in POSIX sh and busybox-free Python, small enough to be in a test: answers with its version.
 pub(crate) fn web_app(version: &str) -> Vec<(&'static str, String)> {
     vec![

@@ -7,6 +7,7 @@
 mod alone;
 mod faults;
 mod fixture;
+mod platform;
 mod push;
 mod recovery;
 mod users;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         alone::SCENARIOS,
         push::SCENARIOS,
         users::SCENARIOS,
+        platform::SCENARIOS,
         faults::SCENARIOS,
         recovery::SCENARIOS,
     ]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     Scenario,
-    fixture::{Cluster, Shared, says, web_app},
+    fixture::{Cluster, Shared, pushed, says},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -17,10 +17,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     (
         "users::an_app_is_scaled_and_its_jobs_are_listed",
         an_app_is_scaled_and_its_jobs_are_listed,
-    ),
-    (
-        "users::the_router_is_an_app_like_any_other",
-        the_router_is_an_app_like_any_other,
     ),
     (
         "users::a_command_runs_attached_and_its_exit_status_is_ours",
@@ -45,21 +41,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         a_wrong_key_is_told_in_one_sentence,
     ),
 ];
-
-/// An app that is pushed once and used by several scenarios.
-fn pushed(cluster: &Cluster, app: &str) -> Result<()> {
-    if cluster.flynn_output(&["-a", app, "info"])?.status.success() {
-        return Ok(());
-    }
-    let content = web_app("one");
-    let files: Vec<_> = content
-        .iter()
-        .map(|(name, text)| (*name, text.as_str()))
-        .collect();
-    let repository = cluster.repository(app, &files)?;
-    cluster.push(&repository)?;
-    Ok(())
-}
 
 fn jobs(cluster: &Cluster, app: &str) -> Result<Vec<serde_json::Value>> {
     Ok(cluster
@@ -133,15 +114,6 @@ fn an_app_is_scaled_and_its_jobs_are_listed(shared: &Shared) -> Result<()> {
         &String::from_utf8_lossy(&unknown.stderr),
         &["unknown process types: \"worker\""],
     )
-}
-
-fn the_router_is_an_app_like_any_other(shared: &Shared) -> Result<()> {
-    let cluster = shared.cluster()?;
-    let shown = cluster.flynn(&["-a", "router", "scale"])?;
-    says(&shown, &["edge"])?;
-    let listed = jobs(&cluster, "router")?;
-    ensure!(listed.len() == cluster.bed.hosts().len(), "{listed:?}");
-    says(&cluster.flynn(&["-a", "controller", "scale"])?, &["web"])
 }
 
 fn a_command_runs_attached_and_its_exit_status_is_ours(shared: &Shared) -> Result<()> {

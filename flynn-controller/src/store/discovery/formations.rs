@@ -138,7 +138,7 @@ impl DiscoveryStore {
             .any(|f| f.release != release.id && f.is_active());
         if was_active && !others_are {
             return Err(Error::refused(format!(
-                "app {} is critical to the platform and cannot be scaled to nothing",
+                "app {} is critical to the platform and cannot be scaled to nothing; 1 is the least",
                 app.name
             )));
         }

@@ -21,9 +21,14 @@ pub struct Deadlines {
 struct Deadline {
     at: Instant,
     ttl: Duration,
+    /// How often it was postponed since it was granted or renewed.
+    postponed: u8,
 }
 
 impl Deadlines {
+    /// How often a lease is postponed between two renewals.
+    pub const MAX_POSTPONED: u8 = 8;
+
     /// No deadlines.
     #[must_use]
     pub fn new() -> Self {
@@ -32,7 +37,11 @@ impl Deadlines {
 
     /// Gives `lease` the time `ttl` from `now` on.
     pub fn insert(&mut self, lease: LeaseId, ttl: Duration, now: Instant) {
-        let deadline = Deadline { at: now + ttl, ttl };
+        let deadline = Deadline {
+            at: now + ttl,
+            ttl,
+            postponed: 0,
+        };
         if let Some(previous) = self.by_lease.insert(lease, deadline) {
             self.queue.remove(&(previous.at, lease));
         }
@@ -40,25 +49,33 @@ impl Deadlines {
     }
 
     /// Gives `lease` its full time from `now` on; `false` when there is no such lease.
+    ///
+    /// A deadline that is later already stays: `now` may be when the renewal was asked for, and the lease have been
+    /// [postponed](Self::postpone) since.
     pub fn renew(&mut self, lease: LeaseId, now: Instant) -> bool {
         let Some(deadline) = self.by_lease.get_mut(&lease) else {
             return false;
         };
         self.queue.remove(&(deadline.at, lease));
-        deadline.at = now + deadline.ttl;
+        deadline.at = deadline.at.max(now + deadline.ttl);
+        deadline.postponed = 0;
         self.queue.insert((deadline.at, lease));
         true
     }
 
-    /// Gives every lease so much more time.
+    /// Gives every lease so much more time, because for so long nobody could have renewed it.
+    ///
+    /// A lease is given that at most [`MAX_POSTPONED`](Self::MAX_POSTPONED) times between two renewals: whoever lets so
+    /// many occasions pass is gone, and an owner of the clock that is held up all the time must not keep it for ever.
     pub fn postpone(&mut self, by: Duration) {
-        for deadline in self.by_lease.values_mut() {
-            deadline.at += by;
+        for (lease, deadline) in &mut self.by_lease {
+            if deadline.postponed < Self::MAX_POSTPONED {
+                self.queue.remove(&(deadline.at, *lease));
+                deadline.at += by;
+                deadline.postponed += 1;
+                self.queue.insert((deadline.at, *lease));
+            }
         }
-        self.queue = std::mem::take(&mut self.queue)
-            .into_iter()
-            .map(|(at, lease)| (at + by, lease))
-            .collect();
     }
 
     /// Forgets `lease`.
@@ -124,5 +141,30 @@ mod tests {
         assert!(!deadlines.renew(LeaseId(1), now));
         assert_eq!(due(&deadlines, now + 4 * second), [2]);
         assert_eq!(deadlines.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_never_takes_time_away() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut deadlines = Deadlines::new();
+        deadlines.insert(LeaseId(1), second, now);
+        deadlines.postpone(60 * second);
+        assert!(deadlines.renew(LeaseId(1), now));
+        assert_eq!(deadlines.next(), Some(now + 61 * second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_renew_is_not_postponed_for_ever() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut deadlines = Deadlines::new();
+        deadlines.insert(LeaseId(1), second, now);
+        for _ in 0..100 {
+            deadlines.postpone(second);
+        }
+        let most = u32::from(Deadlines::MAX_POSTPONED);
+        assert_eq!(deadlines.next(), Some(now + (1 + most) * second));
+        deadlines.renew(LeaseId(1), now + 20 * second);
+        deadlines.postpone(second);
+        assert_eq!(deadlines.next(), Some(now + 22 * second));
     }
 }

@@ -18,6 +18,8 @@ mod reads;
 mod renewals;
 mod requests;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, mem, time::Duration};
 

@@ -3,7 +3,11 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use flynn_discovery::{Backend, backend::RemoteBackend, http::Client};
+use flynn_discovery::{
+    Backend,
+    backend::{ListOptions, Prefix, RemoteBackend},
+    http::Client,
+};
 use flynn_host::{
     http::{Client as HostClient, LogQuery},
     log::LogStream,
@@ -32,7 +36,7 @@ pub struct Operator {
 }
 
 /// How long an operator waits for the store.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Operator {
     /// Reads a host's settings and token; any voter of the store will do to answer.
@@ -74,7 +78,23 @@ impl Operator {
     ///
     /// When the store cannot be reached or has no majority.
     pub async fn state(&self) -> Result<Arc<ClusterState>> {
-        match tokio::time::timeout(PATIENCE, self.cluster.snapshot()).await {
+        // The cell's snapshot waits for the store; a read of anything is told why that does not answer.
+        let store = async {
+            let one = ListOptions {
+                limit: 1,
+                ..ListOptions::default()
+            };
+            match self.backend.list(&Prefix::root(), one).await {
+                Err(error) => error,
+                Ok(_) => std::future::pending().await,
+            }
+        };
+        let state = tokio::time::timeout(PATIENCE, self.cluster.snapshot());
+        let state = tokio::select! {
+            state = state => state,
+            error = store => return Err(error.into()),
+        };
+        match state {
             Ok(state) => Ok(state?),
             Err(_) => bail!(
                 "the cell's store did not answer within {PATIENCE:?} (asked {}): are a majority of the hosts running?",

@@ -284,8 +284,9 @@ fn write_error(error: ClientError, operation: &'static str, started: Instant) ->
 
 const NAME: &str = "remote";
 
-/// How long a server may take to answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may take to answer. Longer than a replicated store waits for its majority, so that what it says of
+/// that is heard.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Between attempts to watch again. Short at first: the next server is usually there.
 const FIRST_WAIT: Duration = Duration::from_millis(20);

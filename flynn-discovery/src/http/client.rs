@@ -345,11 +345,15 @@ impl Client {
                 }
                 Err(Attempt::Next(error)) if payload.can_be_sent() => {
                     self.endpoints.failed(index);
-                    // What a server said outweighs that another one is gone.
+                    // What a server that is there said, or did not say, outweighs that another one is gone.
                     let keep = matches!(
                         (&failed, &error),
                         (
-                            Some(ClientError::Status { .. }),
+                            Some(
+                                ClientError::Status { .. }
+                                    | ClientError::Timeout { .. }
+                                    | ClientError::Lost { .. }
+                            ),
                             ClientError::Refused { .. }
                         )
                     );

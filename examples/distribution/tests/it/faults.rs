@@ -32,6 +32,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         a_job_that_finds_no_room_is_told_so_and_the_others_go_on,
     ),
     (
+        "faults::without_a_majority_it_is_said_who_answers_and_what_to_do",
+        without_a_majority_it_is_said_who_answers_and_what_to_do,
+    ),
+    (
         "faults::oversized_headers_and_smuggled_requests_are_refused_at_the_edge",
         oversized_headers_and_smuggled_requests_are_refused_at_the_edge,
     ),
@@ -56,6 +60,47 @@ fn a_host_with_the_wrong_token_is_refused(_: &Shared) -> Result<()> {
             .any(|host| host["id"] == stranger.as_str() && host["state"] == "up"),
         "{hosts}"
     );
+    Ok(())
+}
+
+/// Whatever still stands on the last host says so: a controller or, if the two were elsewhere, none.
+fn without_a_majority_it_is_said_who_answers_and_what_to_do(_: &Shared) -> Result<()> {
+    let mut cluster = Cluster::boot(3)?;
+    // One on each host, so that it is the store that fails and not the way to it.
+    cluster.flynn(&["-a", "controller", "scale", "web=3"])?;
+    cluster.flynn(&["apps"])?;
+    cluster.runtime.block_on(cluster.bed.cut_power(&[0, 1]))?;
+    let last = cluster.bed.hosts()[2].addr.to_string();
+    for args in [&["apps"][..], &["create", "anything"]] {
+        let output = cluster.flynn_output(args)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(1),
+            "{:?} {said}",
+            output.status
+        );
+        ensure!(said.trim().lines().count() == 1, "{said}");
+        says(
+            &said,
+            &[
+                "no majority",
+                "2 of its 3 voters are needed",
+                &format!("only 1 ({last}:"),
+                &format!("start {}:", cluster.bed.hosts()[0].addr),
+            ],
+        )?;
+    }
+    // The operator's command, on the host itself.
+    let output = cluster
+        .command("flynn-host")
+        .args(["ps", "--data-dir"])
+        .arg(&cluster.bed.hosts()[2].data_dir)
+        .output()?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    says(&String::from_utf8_lossy(&output.stderr), &["no majority"])?;
+    // With the second back there is a majority, and nobody has to do more.
+    cluster.bed.start_host(1)?;
+    cluster.eventually("the platform to be back", || cluster.flynn(&["apps"]))?;
     Ok(())
 }
 

@@ -137,6 +137,10 @@ pub(crate) struct Core {
     is_removed: bool,
     /// The stores other members had when they were last heard of them.
     stores: BTreeMap<MemberId, u64>,
+    /// The tick at which each other member was last heard.
+    heard: BTreeMap<MemberId, u64>,
+    /// The voters, as far as they are known, and where they are: to say who is missing.
+    voters: Vec<(MemberId, String)>,
 }
 
 impl Core {
@@ -198,6 +202,8 @@ impl Core {
             is_proving: false,
             is_removed: false,
             stores: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            voters: Vec::new(),
             settings,
             standing,
             node,
@@ -264,6 +270,7 @@ impl Core {
 
     /// Another member says something.
     pub(crate) fn receive(&mut self, from: MemberId, frame: Frame) {
+        self.heard.insert(from, self.ticks);
         match frame {
             Frame::Raft(message) => self.step(from, *message),
             Frame::Forward(requests) => self.take_forwarded(from, requests),
@@ -320,6 +327,9 @@ impl Core {
     /// Sends what has gathered: to be called when the events at hand are taken in, so that they go out together.
     pub(crate) fn flush(&mut self, machine: &Machine) {
         self.note_leader(machine);
+        if self.leader.is_none() {
+            self.voters = machine.membership.voters();
+        }
         if self.leads {
             self.propose(machine);
             let leases = self.renewals.take(self.ticks);

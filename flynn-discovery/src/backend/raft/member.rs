@@ -141,6 +141,16 @@ pub(crate) struct Membership {
 const MAX_REMOVED: usize = 256;
 
 impl Membership {
+    /// The voters and their addresses, in the order of these.
+    pub(crate) fn voters(&self) -> Vec<(MemberId, String)> {
+        let ids = self.voters.iter().filter_map(|id| MemberId::new(*id).ok());
+        let mut voters: Vec<_> = ids
+            .map(|id| (id, self.addrs.get(&id).cloned().unwrap_or_default()))
+            .collect();
+        voters.sort_by(|(_, a), (_, b)| a.cmp(b));
+        voters
+    }
+
     /// The membership a cluster begins with.
     pub(crate) fn initial(voters: &[Peer]) -> Self {
         let mut ids: Vec<u64> = voters.iter().map(|p| p.id.get()).collect();

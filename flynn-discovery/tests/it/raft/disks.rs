@@ -151,6 +151,9 @@ async fn a_database_that_is_gone_is_not_taken_for_a_new_member() {
     check(cluster, error).await;
 }
 
+/// A name, and what is done to a directory.
+type Case = (&'static str, fn(&Path));
+
 /// What `RocksLog` makes of a directory, and what it leaves there.
 fn recover(dir: &Path) -> Result<Recovered, LogError> {
     RocksLog::new(dir).recover()
@@ -160,7 +163,7 @@ fn recover(dir: &Path) -> Result<Recovered, LogError> {
 /// the other way round a member killed between the two would be called damaged, and a person be needed for nothing.
 #[test]
 fn a_kill_while_the_store_is_made_leaves_nothing_that_looks_damaged() {
-    let steps: [(&str, fn(&Path)); 7] = [
+    let steps: [Case; 7] = [
         ("nothing", |_| {}),
         ("the directory", |dir| fs::create_dir(dir).unwrap()),
         ("an empty mark", |dir| {
@@ -219,7 +222,7 @@ fn a_kill_while_the_store_is_made_leaves_nothing_that_looks_damaged() {
 /// What no kill leaves, only a loss: it must not be taken for a new store.
 #[test]
 fn a_store_whose_mark_or_database_is_lost_is_damaged() {
-    let losses: [(&str, fn(&Path)); 4] = [
+    let losses: [Case; 4] = [
         ("highwater is gone", |dir| {
             fs::remove_file(dir.join("highwater")).unwrap();
         }),

@@ -93,11 +93,17 @@ impl Core {
         }
     }
 
-    pub(super) fn why_unavailable(&self) -> &'static str {
-        match self.leader {
-            None => "no leader is known: a majority of the voters must be up and reach each other",
-            Some(_) => "the leader did not confirm in time that it leads",
+    pub(super) fn why_unavailable(&self) -> String {
+        if self.leader.is_some() {
+            return "the leader did not confirm in time that it leads".to_owned();
         }
+        // Who calls elections in vain is heard by those who are there, and answered.
+        let patience = 4 * self.settings.election_ticks as u64;
+        let answers = |id: &MemberId| {
+            let is_heard = |at: &u64| at + patience >= self.ticks;
+            *id == self.settings.me || self.heard.get(id).is_some_and(is_heard)
+        };
+        no_leader(&self.voters, answers)
     }
 
     pub(super) fn answer(&mut self, ticket: Ticket, result: Result<Option<Outcome>>) {
@@ -121,5 +127,59 @@ impl Core {
                     Effect::Send(to, Frame::Raft(message))
                 });
         }
+    }
+}
+
+/// Says what is missing when no leader is known: who answers, how many are needed, and what to do.
+fn no_leader(voters: &[(MemberId, String)], answers: impl Fn(&MemberId) -> bool) -> String {
+    let (here, missing): (Vec<_>, Vec<_>) = voters.iter().partition(|(id, _)| answers(id));
+    let needed = voters.len() / 2 + 1;
+    let names = |members: &[&(MemberId, String)]| {
+        let names: Vec<&str> = members.iter().map(|(_, addr)| &**addr).collect();
+        names.join(", ")
+    };
+    if voters.is_empty() {
+        return "this member has not found the others yet; try again in a moment".to_owned();
+    }
+    if here.len() >= needed {
+        return format!(
+            "the store has no leader at the moment, but {} of its {} voters answer and will elect one; try again in a moment",
+            here.len(),
+            voters.len()
+        );
+    }
+    format!(
+        "the store has no majority: {needed} of its {} voters are needed, but only {} ({}) answered lately; start {} again",
+        voters.len(),
+        here.len(),
+        if here.is_empty() {
+            "none".to_owned()
+        } else {
+            names(&here)
+        },
+        names(&missing)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_missing_is_named_with_how_many_are_needed() {
+        let voters: Vec<_> = ["a:1", "b:1", "c:1"]
+            .map(|addr| (MemberId::from_name(addr), addr.to_owned()))
+            .into();
+        let only = |here: &'static [&'static str]| {
+            let here: Vec<_> = here.iter().map(|addr| MemberId::from_name(addr)).collect();
+            no_leader(&voters, |id| here.contains(id))
+        };
+        assert_eq!(
+            only(&["b:1"]),
+            "the store has no majority: 2 of its 3 voters are needed, but only 1 (b:1) answered lately; start a:1, c:1 again"
+        );
+        assert!(only(&[]).contains("only 0 (none)"), "{}", only(&[]));
+        assert!(only(&["a:1", "b:1"]).contains("2 of its 3 voters answer"));
+        assert!(no_leader(&[], |_| true).contains("has not found the others"));
     }
 }

@@ -295,7 +295,7 @@ fn a_deposed_leaders_request_to_end_leases_is_dropped() {
     for _ in 0..60 {
         cluster.tick();
         let core = &cluster.members[deposed].replica.core;
-        asked = asked.or(core.leases.request());
+        asked = asked.or_else(|| core.leases.request());
         if cluster.leader().is_some() && !core.leads() {
             break;
         }

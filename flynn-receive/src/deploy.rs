@@ -25,9 +25,71 @@ pub(crate) struct Deployer {
     pub(crate) controller: Client,
     /// The router's HTTP port, for the URL that is shown.
     pub(crate) http_port: u16,
+    /// How long a push waits for a deployment that is under way.
+    pub(crate) turn_timeout: Duration,
+}
+
+/// How bringing a release to life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Outcome {
+    /// It serves.
+    Live,
+    /// Another deployment began first; nothing was changed.
+    Overtaken,
 }
 
 impl Deployer {
+    /// Waits until no deployment of the app is under way: one that somebody else began, or one whose controller died
+    /// (after a power cut, say) and which the next takes up when the claim on it has run out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when that takes too long; [`Error::Stopped`] when nobody waits any more.
+    pub(crate) async fn wait_for_turn(
+        &self,
+        app: &App,
+        console: &Console,
+        over: &CancellationToken,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.turn_timeout;
+        let mut is_told = false;
+        while let Some(deployment) = self.under_way(app).await? {
+            if Instant::now() >= deadline {
+                let (name, waited) = (&app.name, self.turn_timeout);
+                return Err(Error::refused(format!(
+                    "deployment {} of {name} is still under way after {waited:?}: push again when it has ended, `flynn -a {name} deployment` shows how far it is",
+                    deployment.id
+                )));
+            }
+            if !is_told {
+                is_told = true;
+                let line = "-----> Waiting for the deployment under way to end...";
+                console.line(line).await;
+            }
+            tokio::select! {
+                () = sleep(POLL) => {}
+                () = over.cancelled() => return Err(Error::Stopped { what: "the push" }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The deployment of the app that has not ended, if there is one.
+    async fn under_way(&self, app: &App) -> Result<Option<Deployment>> {
+        let deployments = match self.controller.deployments(&app.id).await {
+            Ok(deployments) => deployments,
+            // What is deleted is not deployed; whoever goes on with the app is told.
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => {
+                let what = "the app's deployments could not be looked up";
+                return Err(Error::upstream(what, error));
+            }
+        };
+        let mut deployments = deployments.into_iter();
+        Ok(deployments.find(|deployment| deployment.finished_at.is_none()))
+    }
+
     /// Makes `release` the app's, in the place of `current`.
     ///
     /// # Errors
@@ -40,7 +102,7 @@ impl Deployer {
         release: &Release,
         console: &Console,
         over: &CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<Outcome> {
         let has_run = match current {
             Some(current) => self.has_formation(app, current).await?,
             None => false,
@@ -49,17 +111,20 @@ impl Deployer {
             if has_run {
                 self.roll(app, release, console).await
             } else {
-                self.start(app, current, release, console).await
+                let started = self.start(app, current, release, console).await;
+                started.map(|()| Outcome::Live)
             }
         };
-        tokio::select! {
+        let outcome = tokio::select! {
             done = brought_up => done?,
             // The controller finishes what it began; nobody watches any more.
             () = over.cancelled() => return Err(Error::Stopped { what: "watching the deployment" }),
+        };
+        if outcome == Outcome::Live {
+            console.line("=====> Application deployed").await;
+            self.say_where(app, release, console).await;
         }
-        console.line("=====> Application deployed").await;
-        self.say_where(app, release, console).await;
-        Ok(())
+        Ok(outcome)
     }
 
     async fn has_formation(&self, app: &App, release: &Release) -> Result<bool> {
@@ -179,15 +244,19 @@ impl Deployer {
     }
 
     /// Replaces the release that runs.
-    async fn roll(&self, app: &App, release: &Release, console: &Console) -> Result<()> {
+    async fn roll(&self, app: &App, release: &Release, console: &Console) -> Result<Outcome> {
         console.line("-----> Deploying the release...").await;
-        let deployment = self
-            .controller
-            .deploy(&app.id, &release.id)
-            .await
-            .map_err(|e| Error::upstream("the deployment could not begin", e))?;
+        let deployment = match self.controller.deploy(&app.id, &release.id).await {
+            Ok(deployment) => deployment,
+            // Refused because of another, or begun without our hearing of it?
+            Err(error) => match self.under_way(app).await? {
+                Some(ours) if ours.new_release == release.id => ours,
+                Some(_) => return Ok(Outcome::Overtaken),
+                None => return Err(Error::upstream("the deployment could not begin", error)),
+            },
+        };
         let failure = match self.follow(&deployment, console).await? {
-            Ending::Complete => return Ok(()),
+            Ending::Complete => return Ok(Outcome::Live),
             Ending::Failed(why) => why,
         };
         self.show_log(app, release, console).await;

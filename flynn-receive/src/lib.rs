@@ -23,6 +23,6 @@ mod static_server;
 pub use console::Console;
 pub use error::{BoxError, Error, Result};
 pub use git::MAX_PUSH_BYTES;
-pub use receiver::{ControllerKeys, DEFAULT_PATH, Receiver, ReceiverBuilder};
+pub use receiver::{ControllerKeys, DEFAULT_PATH, Receiver, ReceiverBuilder, TURN_TIMEOUT};
 pub use script::ProcessGroup;
 pub use static_server::StaticServer;

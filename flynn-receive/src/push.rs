@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::{
     Console, Error, ProcessGroup, Result,
     build::{BuildOrder, BuildRunner, Slug},
-    deploy::Deployer,
+    deploy::{Deployer, Outcome},
     error::one_line,
     git::{Hook, Pushed, Repositories, deployable},
     release::next_release,
@@ -288,37 +288,49 @@ impl Pushes {
         console: &Console,
         over: &CancellationToken,
     ) -> Result<()> {
-        console.line("-----> Creating release...").await;
-        // Both may have changed while the build ran.
-        let app = self.app_by_id(app).await?;
-        let current = self.current_release(&app).await?;
         let artifact = Artifact::slug(
             format!("blob:{}", slug.name),
             slug.sha256.to_string(),
             slug.size,
         );
-        let artifact = self
-            .controller
-            .create_artifact(&artifact)
-            .await
-            .map_err(|e| Error::upstream("the slug could not be made known", e))?;
-        let release = next_release(
-            &app.id,
-            &app.name,
-            current.as_ref(),
-            slug,
-            &artifact.id,
-            commit,
-        );
-        let release = self
-            .controller
-            .create_release(&release)
-            .await
-            .map_err(|e| Error::upstream("the release could not be made", e))?;
-        info!(app = app.name, release = release.id, commit, "released");
-        self.deployer
-            .deploy(&app, current.as_ref(), &release, console, over)
-            .await
+        for _ in 0..MAX_OVERTAKEN {
+            // A release carries on the environment of the one before, so that must not change any more.
+            self.deployer.wait_for_turn(app, console, over).await?;
+            console.line("-----> Creating release...").await;
+            // Both may have changed while the build ran.
+            let app = self.app_by_id(app).await?;
+            let current = self.current_release(&app).await?;
+            let artifact = self
+                .controller
+                .create_artifact(&artifact)
+                .await
+                .map_err(|e| Error::upstream("the slug could not be made known", e))?;
+            let release = next_release(
+                &app.id,
+                &app.name,
+                current.as_ref(),
+                slug,
+                &artifact.id,
+                commit,
+            );
+            let release = self
+                .controller
+                .create_release(&release)
+                .await
+                .map_err(|e| Error::upstream("the release could not be made", e))?;
+            info!(app = app.name, release = release.id, commit, "released");
+            let deployed = self
+                .deployer
+                .deploy(&app, current.as_ref(), &release, console, over)
+                .await?;
+            if deployed == Outcome::Live {
+                return Ok(());
+            }
+        }
+        let name = &app.name;
+        Err(Error::refused(format!(
+            "other deployments of {name} began first again and again: push again when they have ended, `flynn -a {name} deployment` shows them"
+        )))
     }
 
     async fn app(&self, name: &str) -> Result<App> {
@@ -380,6 +392,9 @@ impl Drop for Turn {
         self.under_way.lock().remove(&self.app_id);
     }
 }
+
+/// How often another deployment may begin between our look and our own.
+const MAX_OVERTAKEN: u32 = 5;
 
 /// Says a sentence to the one who pushed, before or beside what git says.
 async fn tell(stderr: &mut (impl AsyncWrite + Unpin), why: &str) {

@@ -39,6 +39,7 @@ pub struct ReceiverBuilder {
     push_limit: u64,
     source_limits: Limits,
     http_port: u16,
+    turn_timeout: Duration,
 }
 
 impl Receiver {
@@ -61,6 +62,7 @@ impl Receiver {
             push_limit: MAX_PUSH_BYTES,
             source_limits: Limits::default(),
             http_port: 80,
+            turn_timeout: TURN_TIMEOUT,
         }
     }
 
@@ -115,6 +117,14 @@ impl ReceiverBuilder {
         self
     }
 
+    /// How long a push waits for a deployment of its app that is under way before it is refused; default
+    /// [`TURN_TIMEOUT`].
+    #[must_use]
+    pub const fn with_turn_timeout(mut self, timeout: Duration) -> Self {
+        self.turn_timeout = timeout;
+        self
+    }
+
     /// Checks what can be checked: that git is there, and the directory writable.
     ///
     /// # Errors
@@ -130,6 +140,7 @@ impl ReceiverBuilder {
             deployer: Deployer {
                 controller: self.controller.clone(),
                 http_port: self.http_port,
+                turn_timeout: self.turn_timeout,
             },
             controller: self.controller,
             runner: self.runner,
@@ -210,6 +221,9 @@ fn same_key(known: &str, offered: &str) -> bool {
 
 /// Where programs are found if nothing else is said.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a push waits for a deployment of its app that is under way.
+pub const TURN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a list of keys is used: a key that was removed is good that much longer.
 const KEYS_ARE_GOOD_FOR: Duration = Duration::from_secs(3);

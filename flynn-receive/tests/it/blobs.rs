@@ -425,7 +425,11 @@ async fn a_put_without_a_majority_is_not_acknowledged_until_discovery_knows_who_
         let options = PutOptions::new();
         store.put(&name("b"), body_of("x"), options).await
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    eventually("it is on the only replica that lives", async || {
+        read(cluster.local(0), "b").await.is_ok()
+    })
+    .await;
+    assert!(!waiting.is_finished());
     cluster.forget(1);
     waiting.await.unwrap().unwrap();
 }

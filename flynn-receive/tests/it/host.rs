@@ -16,7 +16,7 @@ use flynn_receive::{
 use flynn_sched::{
     Host, HostId, HostLink, Job, JobId, JobStatus, LocalCluster, Phase, Resources, RestartPolicy,
 };
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, future::join_all, stream::BoxStream};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -24,8 +24,13 @@ use tokio::{
     net::TcpStream,
     process::Command,
     sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+
+/// How long what a job started may keep its output open when it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The jobs a host knows.
 pub(crate) struct MiniHost {
@@ -162,8 +167,10 @@ impl MiniHost {
             .spawn()?;
         let group = child.id().and_then(|id| i32::try_from(id).ok());
         let group = Group(Pid::from_raw(group.unwrap()).unwrap());
-        known.read("stdout", child.stdout.take().unwrap());
-        known.read("stderr", child.stderr.take().unwrap());
+        let reading = [
+            known.read("stdout", child.stdout.take().unwrap()),
+            known.read("stderr", child.stderr.take().unwrap()),
+        ];
         if job.spec.ports.is_empty() {
             self.say(job, status, Phase::Up).await;
         }
@@ -184,8 +191,9 @@ impl MiniHost {
                 }
             }
         };
-        // What it wrote last is read before anybody hears that it ended.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // What it wrote last is read before anybody hears that it ended. Whoever holds on to its output does not count.
+        drop(group);
+        let _ = timeout(LAST_WORDS, join_all(reading)).await;
         Ok(ended.code())
     }
 
@@ -236,7 +244,7 @@ impl Known {
         self: &Arc<Self>,
         stream: &'static str,
         mut from: impl AsyncReadExt + Send + Unpin + 'static,
-    ) {
+    ) -> JoinHandle<()> {
         let known = Arc::clone(self);
         tokio::spawn(async move {
             let mut line = Vec::new();
@@ -256,7 +264,7 @@ impl Known {
                     }
                 }
             }
-        });
+        })
     }
 }
 

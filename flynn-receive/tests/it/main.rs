@@ -10,8 +10,12 @@
 
 mod blobs;
 mod builds;
+mod failures;
 mod host;
+mod interruptions;
 mod process;
 mod pushes;
+mod refusals;
 mod static_files;
+mod tiny;
 mod town;

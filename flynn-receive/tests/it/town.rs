@@ -62,9 +62,14 @@ pub(crate) struct RunningReceiver {
 
 impl RunningReceiver {
     /// Asks it to end, and waits for that.
-    pub(crate) async fn shut_down(self) {
+    pub(crate) async fn shut_down(mut self) {
+        self.stop().await;
+    }
+
+    /// The same for one that is part of something.
+    pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
-        timeout(PATIENCE, self.ended)
+        timeout(PATIENCE, &mut self.ended)
             .await
             .expect("the receiver ends when asked to")
             .unwrap()

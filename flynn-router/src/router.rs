@@ -254,8 +254,9 @@ impl Acceptor {
     {
         let mut connections = JoinSet::new();
         let mut draining = self.proxy.drain.listen();
-        let carry = |connections: &mut JoinSet<()>, (stream, peer, local, room): Accepted| {
-            let proxy = Arc::clone(&self.proxy);
+        let proxy = Arc::clone(&self.proxy);
+        let carry = move |connections: &mut JoinSet<()>, (stream, peer, local, room): Accepted| {
+            let proxy = Arc::clone(&proxy);
             proxy.counters.connections.add();
             let open = Open::new(&proxy);
             let serving = serve(proxy, stream, peer, local);

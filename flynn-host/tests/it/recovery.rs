@@ -339,7 +339,6 @@ async fn a_full_disk_fails_the_job_and_not_the_daemon() {
         .await
         .unwrap();
     drop(unmount);
-    tokio::time::sleep(Duration::ZERO).await;
 }
 
 struct Unmount(std::path::PathBuf);

@@ -175,12 +175,18 @@ async fn a_client_that_does_not_read_holds_the_backend_back() {
     let stage = Stage::simple(&[backend.addr]).await;
     let mut client = stage.connect().await;
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    until("the answer to begin", async || {
-        (taken.load(Ordering::SeqCst) > 0).then_some(())
+    // Nothing is taken for a while, after something was.
+    let mut before = 0;
+    let stalled = within("the answer to stall", async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            match taken.load(Ordering::SeqCst) {
+                now if now > 0 && now == before => return now,
+                now => before = now,
+            }
+        }
     })
     .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let stalled = taken.load(Ordering::SeqCst);
     assert!(stalled < ON_THE_WAY, "{stalled}");
     let mut buffer = vec![0; MIB];
     within("the body to flow again", async {

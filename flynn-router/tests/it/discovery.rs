@@ -1,6 +1,10 @@
 //! Backends and routes that come and go while the router runs.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use flynn_discovery::{
@@ -9,7 +13,11 @@ use flynn_discovery::{
 };
 use flynn_router::{MemoryRouteStore, Result, Route, RouteId, RouteStore, Router, StoredRoute};
 use futures::{StreamExt as _, stream::BoxStream};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 use crate::{
     backend::{Backend, answer},
@@ -148,14 +156,22 @@ async fn routes_come_and_go_without_a_restart() {
 
 #[tokio::test]
 async fn a_backend_that_is_taken_away_finishes_what_it_has() {
-    let slow = Backend::start(|mut conn| async move {
-        while conn.request().await.is_some() {
-            conn.client
-                .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
-                .await;
-            // The rest when the client has said that it has the first half.
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            conn.client.send(" rest").await;
+    let is_gone = Arc::new(Notify::new());
+    let first = Arc::new(Mutex::new(Some(Arc::clone(&is_gone))));
+    let slow = Backend::start(move |mut conn| {
+        let first = Arc::clone(&first);
+        async move {
+            while conn.request().await.is_some() {
+                conn.client
+                    .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+                    .await;
+                // The rest of the first answer when the test has seen that the backend is gone.
+                let go_on = first.lock().unwrap().take();
+                if let Some(go_on) = go_on {
+                    go_on.notified().await;
+                }
+                conn.client.send(" rest").await;
+            }
         }
     })
     .await;
@@ -171,6 +187,7 @@ async fn a_backend_that_is_taken_away_finishes_what_it_has() {
         (stage.get("test", "/").await.0 == 503).then_some(())
     })
     .await;
+    is_gone.notify_one();
     assert_eq!(client.response().await.text(), "half rest");
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::{backend::Backend, stage::Stage, until, within};
+use crate::{backend::Backend, stage::Stage, within};
 
 const MIB: usize = 1024 * 1024;
 

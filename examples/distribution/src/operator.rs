@@ -1,8 +1,8 @@
 //! The operator's commands of `flynn-host`: what the cell looks like, and what to do about it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use flynn_discovery::{
     Backend,
     backend::{ListOptions, Prefix, RemoteBackend},
@@ -78,28 +78,31 @@ impl Operator {
     ///
     /// When the store cannot be reached or has no majority.
     pub async fn state(&self) -> Result<Arc<ClusterState>> {
-        // The cell's snapshot waits for the store; a read of anything is told why that does not answer.
-        let store = async {
-            let one = ListOptions {
-                limit: 1,
-                ..ListOptions::default()
-            };
+        // The cell waits for a store that does not answer; a read of anything is told why it does not.
+        let one = ListOptions {
+            limit: 1,
+            ..ListOptions::default()
+        };
+        let mut trouble = pin!(async {
             match self.backend.list(&Prefix::root(), one).await {
                 Err(error) => error,
                 Ok(_) => std::future::pending().await,
             }
+        });
+        let failed = tokio::select! {
+            state = tokio::time::timeout(PATIENCE, self.cluster.snapshot()) => match state {
+                Ok(Ok(state)) => return Ok(state),
+                Ok(Err(error)) => error.into(),
+                Err(_) => anyhow!(
+                    "the cell's store did not answer within {PATIENCE:?} (asked {}): are a majority of the hosts running?",
+                    self.settings.discovery_urls().join(", ")
+                ),
+            },
+            error = &mut trouble => return Err(error.into()),
         };
-        let state = tokio::time::timeout(PATIENCE, self.cluster.snapshot());
-        let state = tokio::select! {
-            state = state => state,
-            error = store => return Err(error.into()),
-        };
-        match state {
-            Ok(state) => Ok(state?),
-            Err(_) => bail!(
-                "the cell's store did not answer within {PATIENCE:?} (asked {}): are a majority of the hosts running?",
-                self.settings.discovery_urls().join(", ")
-            ),
+        match tokio::time::timeout(PATIENCE, trouble).await {
+            Ok(error) => Err(error.into()),
+            Err(_) => Err(failed),
         }
     }
 

@@ -139,10 +139,7 @@ fn group(
 
 /// Has the host the tags that the constraints ask for?
 pub(crate) fn matches_tags(host: &Host, constraints: &[Constraint]) -> bool {
-    constraints.iter().all(|constraint| match constraint {
-        Constraint::Tag { key, value } => host.tags.get(key) == Some(value),
-        _ => true,
-    })
+    constraints.iter().all(|constraint| constraint.admits(host))
 }
 
 #[cfg(test)]

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Domain, Host, Jobs};
 
+mod expression;
+mod parse;
+
+pub use expression::{Expression, ParseExpressionError};
+
 /// A condition on the host of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -16,6 +21,8 @@ pub enum Constraint {
         /// Its value.
         value: String,
     },
+    /// The expression is true of the host.
+    Expression(Expression),
     /// No two jobs of the group on one host.
     DistinctHosts,
     /// At least one of these jobs is in the same place (affinity).
@@ -41,6 +48,7 @@ impl Constraint {
     pub fn admits(&self, host: &Host) -> bool {
         match self {
             Self::Tag { key, value } => host.tags.get(key) == Some(value),
+            Self::Expression(expression) => expression.admits(host),
             Self::DistinctHosts | Self::Near { .. } | Self::Apart { .. } => true,
         }
     }
@@ -53,6 +61,7 @@ impl Constraint {
                 Some(other) => format!("needs the tag {key}={value}, it is {other}"),
                 None => format!("needs the tag {key}={value}, there is none"),
             },
+            Self::Expression(expression) => expression.lack(host),
             Self::DistinctHosts => "has a job of the group already".to_owned(),
             Self::Near { jobs, within } => {
                 format!("has no job of {jobs} in its {}", within.name())

@@ -75,6 +75,15 @@ pub enum Error {
     },
 }
 
+impl From<crate::ParseExpressionError> for Error {
+    fn from(error: crate::ParseExpressionError) -> Self {
+        Self::Invalid {
+            what: "constraint".to_owned(),
+            why: error.to_string(),
+        }
+    }
+}
+
 impl Error {
     /// May the caller try again (after a new snapshot, for conflicts)?
     #[must_use]

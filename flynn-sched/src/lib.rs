@@ -35,7 +35,7 @@ pub mod what_if;
 pub use affinity::{Affinity, Domain, Jobs, Spread};
 pub use budget::Budget;
 pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
-pub use constraint::Constraint;
+pub use constraint::{Constraint, Expression, ParseExpressionError};
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use group::{Cron, Forgotten, Group, GroupKind, GroupStatus, Missed, Overlap};

@@ -8,17 +8,37 @@
 //! ```
 
 mod board;
+mod candidate;
+mod claims;
 mod filters;
+mod index;
+mod placer;
+mod places;
+mod plan;
+mod points;
 mod scores;
+mod search;
+mod tally;
+mod tournament;
 mod why;
 
 use std::fmt;
 
-use crate::{GroupId, HostId, JobSpec};
+use crate::{Domain, GroupId, JobSpec};
 
-pub use board::{Board, Candidate, Tally};
-pub use filters::{Constraints, DistinctHosts, FixedPorts, FreeResources, Schedulable};
-pub use scores::{AvoidFailures, BinPack, LeastLoaded, SpreadHosts, SpreadZones};
+pub use board::Board;
+pub use candidate::Candidate;
+pub use filters::{
+    Constraints, DistinctHosts, FixedPorts, FreeResources, NamedResources, NearAndApart,
+    NearAndApartOnHosts, Schedulable, Taints,
+};
+pub use placer::Placer;
+pub use scores::{
+    AffinitiesToHosts, AffinitiesToPlaces, AskedSpread, AskedSpreadOverHosts, AvoidFailures,
+    BinPack, LeastLoaded, Locality, SpreadHosts, SpreadOver, SpreadZones, Untainted,
+};
+pub use search::Search;
+pub use tally::Tally;
 pub use why::{Ranked, Rejected, Why};
 
 /// What is to be placed.
@@ -28,6 +48,27 @@ pub struct Need<'a> {
     pub group: &'a GroupId,
     /// What the job is.
     pub spec: &'a JobSpec,
+    /// When it would start, in milliseconds since the Unix epoch: reservations begin and end.
+    pub now_ms: u64,
+}
+
+impl<'a> Need<'a> {
+    /// A job of `group` like `spec`, at the epoch: say [`at`](Self::at) when.
+    #[must_use]
+    pub fn new(group: &'a GroupId, spec: &'a JobSpec) -> Self {
+        Self {
+            group,
+            spec,
+            now_ms: 0,
+        }
+    }
+
+    /// The same at another time.
+    #[must_use]
+    pub fn at(mut self, now_ms: u64) -> Self {
+        self.now_ms = now_ms;
+        self
+    }
 }
 
 /// Says which hosts can take a job.
@@ -35,7 +76,12 @@ pub trait Filter: fmt::Debug + Send + Sync {
     /// A short name for explanations.
     fn name(&self) -> &'static str;
 
-    /// Can the host take the job? Called for every host, so it should be cheap.
+    /// What [`admits`](Self::admits) looks at.
+    fn reads(&self) -> Reads {
+        Reads::Everything
+    }
+
+    /// Can the host take the job? Called for many hosts, so it should be cheap.
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool;
 
     /// What a host that was not admitted lacks.
@@ -56,166 +102,43 @@ pub trait Score: fmt::Debug + Send + Sync {
     /// A short name for explanations.
     fn name(&self) -> &'static str;
 
-    /// How good the host is; higher is better, on any scale. The [`Placer`] maps the worst candidate to 0 and the best
-    /// to 1 before it weighs.
+    /// What [`score`](Self::score) looks at.
+    fn reads(&self) -> Reads {
+        Reads::Everything
+    }
+
+    /// How good the host is, from 0 to 1; higher is better. What is less counts as 0, what is more as 1, and what is not
+    /// a number as 0. The scale should not depend on the other hosts, so that weights mean the same in every cell. Scores
+    /// are compared to 2⁻³²; what differs by less is equal.
     fn score(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> f64;
 }
 
-/// Filters, then scores, then the best.
-#[derive(Debug)]
-pub struct Placer {
-    filters: Vec<Box<dyn Filter>>,
-    scores: Vec<(Box<dyn Score>, f64)>,
-}
-
-impl Default for Placer {
-    /// What [`ServiceScheduler`](crate::scheduler::ServiceScheduler) uses: every filter that commits insist on; spread
-    /// over hosts before zones before load, and away from hosts where jobs of the group failed.
-    fn default() -> Self {
-        Self::new()
-            .with_score(SpreadHosts, 4.0)
-            .with_score(AvoidFailures, 3.0)
-            .with_score(SpreadZones, 2.0)
-            .with_score(LeastLoaded, 1.0)
-    }
-}
-
-impl Placer {
-    /// A placer that knows what commits insist on, and prefers nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            filters: vec![
-                Box::new(Schedulable),
-                Box::new(Constraints),
-                Box::new(DistinctHosts),
-                Box::new(FixedPorts),
-                Box::new(FreeResources),
-            ],
-            scores: Vec::new(),
-        }
-    }
-
-    /// Adds a filter behind the others.
-    #[must_use]
-    pub fn with_filter(mut self, filter: impl Filter + 'static) -> Self {
-        self.filters.push(Box::new(filter));
-        self
-    }
-
-    /// Adds a score that counts `weight` times.
-    #[must_use]
-    pub fn with_score(mut self, score: impl Score + 'static, weight: f64) -> Self {
-        self.scores.push((Box::new(score), weight));
-        self
-    }
-
-    /// Chooses the best host and claims its room on the board, so that the next job of the round sees it taken.
-    ///
-    /// Equally good hosts are taken in the order of their number of jobs, then of their ids.
-    #[must_use]
-    pub fn place(&self, need: &Need<'_>, board: &mut Board, tally: &mut Tally) -> Option<HostId> {
-        let slot = self.best(need, board, tally)?;
-        board.claim(slot, need.spec, tally);
-        Some(board.host(slot).id.clone())
-    }
-
-    /// Claims room on this one host, if it can take the job.
-    ///
-    /// # Errors
-    ///
-    /// The filter that does not admit it, and what it lacks; the host's absence is `schedulable`'s business.
-    pub fn place_on(
-        &self,
-        host: &HostId,
-        need: &Need<'_>,
-        board: &mut Board,
-        tally: &mut Tally,
-    ) -> Result<(), (&'static str, Lack)> {
-        let Some(slot) = board.slot(host) else {
-            let why = "is not in the cluster".to_owned();
-            return Err((Schedulable.name(), Lack { why, distance: 1.0 }));
-        };
-        let candidate = board.candidate(slot, tally);
-        if let Some(filter) = self.rejecting(need, &candidate) {
-            let filter = &self.filters[filter];
-            return Err((filter.name(), filter.lack(need, &candidate)));
-        }
-        board.claim(slot, need.spec, tally);
-        Ok(())
-    }
-
-    /// Explains where a job would go, or what it lacks.
-    #[must_use]
-    pub fn why(&self, need: &Need<'_>, board: &Board, tally: &Tally) -> Why {
-        why::explain(self, need, board, tally)
-    }
-
-    /// The first filter that does not admit the candidate, by position.
-    fn rejecting(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Option<usize> {
-        self.filters
-            .iter()
-            .position(|filter| !filter.admits(need, candidate))
-    }
-
-    fn best(&self, need: &Need<'_>, board: &Board, tally: &Tally) -> Option<usize> {
-        let admitted: Vec<usize> = (0..board.len())
-            .filter(|slot| {
-                self.rejecting(need, &board.candidate(*slot, tally))
-                    .is_none()
-            })
-            .collect();
-        let totals = self.totals(need, board, tally, &admitted);
-        let better = |a: &usize, b: &usize| {
-            // Slots are in the order of host ids.
-            totals[*b]
-                .total_cmp(&totals[*a])
-                .then_with(|| board.jobs(admitted[*a]).cmp(&board.jobs(admitted[*b])))
-                .then_with(|| a.cmp(b))
-        };
-        (0..admitted.len()).min_by(better).map(|at| admitted[at])
-    }
-
-    fn totals(
-        &self,
-        need: &Need<'_>,
-        board: &Board,
-        tally: &Tally,
-        admitted: &[usize],
-    ) -> Vec<f64> {
-        let mut totals = vec![0.0; admitted.len()];
-        for (score, weight) in &self.scores {
-            let parts = normalised(score.as_ref(), need, board, tally, admitted);
-            for (total, part) in totals.iter_mut().zip(parts) {
-                *total += weight * part;
-            }
-        }
-        totals
-    }
-}
-
-/// The scores of the admitted slots, the worst as 0 and the best as 1; all 1 if they are equal.
-fn normalised(
-    score: &dyn Score,
-    need: &Need<'_>,
-    board: &Board,
-    tally: &Tally,
-    admitted: &[usize],
-) -> Vec<f64> {
-    let raw: Vec<f64> = admitted
-        .iter()
-        .map(|slot| score.score(need, &board.candidate(*slot, tally)))
-        .collect();
-    let worst = raw.iter().copied().fold(f64::INFINITY, f64::min);
-    let best = raw.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let range = best - worst;
-    raw.into_iter()
-        .map(|score| {
-            if range > 0.0 {
-                (score - worst) / range
-            } else {
-                1.0
-            }
-        })
-        .collect()
+/// What a [`Filter`] or [`Score`] looks at. The less it is, the less often it is asked: the best host is then found
+/// without looking at all of them. Saying too little makes choices wrong, so the default is everything.
+///
+/// All of them may look at these parts of the [`Need`]: the spec's `request`, `named`, `constraints`, `tolerations`,
+/// `ports` (if it insists on one), `partition`, `namespace` and `expected`. Whoever looks at others, such as `metadata`,
+/// reads everything, except as said below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reads {
+    /// What the host says of itself ([`Candidate::host`]), and whether it is lost.
+    Host,
+    /// The same, and the spec's `artifacts` and `volumes` as far as some host [holds](crate::Host::holds) them.
+    Files,
+    /// The same as `Host`, and what is promised on it: [`room`](Candidate::room), [`free`](Candidate::free),
+    /// [`jobs`](Candidate::jobs), ports and named resources.
+    Load,
+    /// The group's jobs on the host (`group_jobs`, `group_active`, `group_failed`), and jobs that the spec's constraints
+    /// and affinities name with [`Domain::Host`]; also the spec's `spread` and `affinities`. Nothing else of the host:
+    /// hosts without such jobs must all be the same to it.
+    Group,
+    /// How many jobs of the group are in the host's place of this domain, and in the emptiest place:
+    /// [`Candidate::group_in`], [`Candidate::fewest_in`]. Nothing else of the host.
+    Place(Domain),
+    /// The same for all domains that the spec's `spread`, `affinities` and constraints name, and [`Candidate::has_near`]
+    /// in them. Nothing else of the host.
+    Places,
+    /// Anything. Every host is looked at for every job.
+    Everything,
 }

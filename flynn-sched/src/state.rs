@@ -11,7 +11,10 @@ use crate::{
 
 mod edit;
 mod events;
+mod keeping_apart;
 mod reserved;
+
+pub(crate) use keeping_apart::KeepingApart;
 
 /// All hosts, groups and jobs of a cell at one revision. Cloning it is O(1).
 #[derive(Debug, Clone, Default)]
@@ -24,8 +27,8 @@ pub struct ClusterState {
     notes: OrdMap<GroupId, Arc<GroupStatus>>,
     jobs: OrdMap<JobId, JobEntry>,
     jobs_by_group: OrdMap<GroupId, OrdSet<JobId>>,
-    /// Groups of which a job keeps others apart, or did since the group had its first.
-    repelling: OrdSet<GroupId>,
+    /// Which of the jobs that are not final keep which others apart.
+    keeping_apart: KeepingApart,
     quotas: OrdMap<Namespace, Arc<Quota>>,
     usage: OrdMap<Namespace, Usage>,
     reserved: reserved::Reserved,
@@ -40,7 +43,7 @@ struct JobEntry {
 }
 
 /// A host and what is promised on it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostState {
     /// What the host says about itself.
     pub host: Arc<Host>,
@@ -60,6 +63,8 @@ pub struct HostState {
     pub promised_named: Named,
     /// Its jobs.
     pub jobs: OrdSet<JobId>,
+    /// How many of them are not final and insist on ports.
+    pub with_ports: u32,
 }
 
 impl HostState {
@@ -86,6 +91,11 @@ impl ClusterState {
     /// All hosts, lost ones included, by id.
     pub fn hosts(&self) -> impl Iterator<Item = &HostState> {
         self.hosts.values()
+    }
+
+    /// The hosts by id, to be compared with those of another state.
+    pub(crate) fn host_map(&self) -> &OrdMap<HostId, HostState> {
+        &self.hosts
     }
 
     /// One host.
@@ -207,10 +217,17 @@ impl ClusterState {
     /// Is one of the jobs in the same place as `host`?
     #[must_use]
     pub fn has_near(&self, host: &Host, jobs: &Jobs, within: &Domain) -> bool {
+        if *within == Domain::Host {
+            // Those on the host are fewer than those of a large group, and those of a small group fewer than they.
+            let here = self.host(&host.id).map_or(0, |host| host.jobs.len());
+            return if self.live(jobs).nth(here).is_none() {
+                self.live(jobs).any(|job| job.host == host.id)
+            } else {
+                self.jobs_on(&host.id)
+                    .any(|job| jobs.matches(&job.group) && !job.status.phase.is_final())
+            };
+        }
         self.live(jobs).any(|job| {
-            if *within == Domain::Host {
-                return job.host == host.id;
-            }
             self.host(&job.host)
                 .is_some_and(|other| within.of(&other.host) == within.of(host))
         })
@@ -219,29 +236,36 @@ impl ClusterState {
     /// A group whose jobs must be apart from those of `group` and has one in the same place as `host`.
     #[must_use]
     pub fn repelled_by(&self, host: &Host, group: &GroupId) -> Option<&GroupId> {
-        self.repelling.iter().find(|other| {
-            self.jobs_of(other).any(|job| {
-                !job.status.phase.is_final()
-                    && job
-                        .spec
-                        .constraints
-                        .iter()
-                        .any(|constraint| match constraint {
-                            Constraint::Apart { jobs, within } => {
-                                jobs.matches(group)
-                                    && self
-                                        .host(&job.host)
-                                        .is_some_and(|its| within.of(&its.host) == within.of(host))
-                            }
-                            _ => false,
-                        })
+        let (within, near) = self.keeping_apart.from(group).find_map(|(within, hosts)| {
+            let near = if *within == Domain::Host {
+                hosts.get_key_value(&host.id).map(|(id, _)| id)
+            } else {
+                hosts.keys().find(|id| {
+                    self.host(id)
+                        .is_some_and(|other| within.of(&other.host) == within.of(host))
+                })
+            };
+            Some((within, near?))
+        })?;
+        let keeps_apart = |constraint: &Constraint| {
+            matches!(constraint, Constraint::Apart { jobs, within: domain }
+                if domain == within && jobs.matches(group))
+        };
+        self.jobs_on(near)
+            .find(|job| {
+                !job.status.phase.is_final() && job.spec.constraints.iter().any(keeps_apart)
             })
-        })
+            .map(|job| &job.group)
+    }
+
+    /// Which jobs keep which others apart.
+    pub(crate) fn keeping_apart(&self) -> &KeepingApart {
+        &self.keeping_apart
     }
 
     /// Does any job keep others apart?
     #[must_use]
     pub fn has_repelling(&self) -> bool {
-        !self.repelling.is_empty()
+        !self.keeping_apart.is_empty()
     }
 }

@@ -48,10 +48,7 @@ impl Scheduler for DeadlineScheduler {
                 version: state.group_version(&group.id),
             });
             let mut tally = board.tally(state, &group.id);
-            let need = Need {
-                group: &group.id,
-                spec: &group.spec,
-            };
+            let need = Need::new(&group.id, &group.spec).at(context.now_ms());
             for _ in 0..missing {
                 let Some(host) = placer.place(&need, &mut board, &mut tally) else {
                     break; // no room now; the next end of a job wakes us
@@ -88,8 +85,7 @@ impl Score for Cheap {
 
     fn score(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
         let price = candidate.host.tags.get("price");
-        -price
-            .and_then(|price| price.parse().ok())
-            .unwrap_or(0.0_f64)
+        let price = price.and_then(|price| price.parse().ok());
+        1.0 / (1.0 + price.unwrap_or(0.0_f64))
     }
 }

@@ -1,69 +1,92 @@
-//! What placement looks at: the hosts with what this round has claimed already, and where a group's jobs are.
+//! The hosts of a snapshot, and what has been claimed on them since.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
-use crate::{ClusterState, GroupId, Host, HostId, JobSpec, Phase, Resources};
+use imbl::ordmap::DiffItem;
 
-/// The hosts of a snapshot in the order of their ids, and what one round of scheduling has claimed on them so far.
+use crate::{
+    ClusterState, Domain, GroupId, Host, HostId, HostState, JobSpec, Named, Namespace, Port,
+    Resources, Usage,
+    placement::{
+        Candidate, Tally,
+        claims::Claims,
+        index::Indexes,
+        places::{Atlas, Layout, Places, number},
+    },
+};
+
+/// The hosts of a snapshot in the order of their ids, and what has been claimed on them since.
+///
+/// A scheduler makes one and keeps it: [`refresh`](Self::refresh) brings it to a newer snapshot at the price of what has
+/// changed, and what it knows of the shapes of jobs that it has placed stays useful.
 #[derive(Debug)]
 pub struct Board {
+    pub(super) state: ClusterState,
+    /// Changes with every refresh: tallies of before are counted anew.
+    pub(super) epoch: u64,
     slots: Vec<Slot>,
     by_id: HashMap<HostId, usize>,
-    zones: usize,
+    atlas: Atlas,
+    pub(super) claims: Claims,
+    /// The slots that changed, in order, for the indexes to catch up with.
+    pub(super) changes: Changes,
+    pub(super) indexes: Indexes,
+    /// How many hosts hold an item (an image, a volume).
+    holders: BTreeMap<String, usize>,
+    /// Of namespaces of which something was claimed or released since the snapshot.
+    usage: BTreeMap<Namespace, Usage>,
 }
 
 #[derive(Debug)]
-struct Slot {
-    host: Arc<Host>,
-    is_lost: bool,
-    free: Resources,
-    jobs: usize,
-    zone: usize,
-    /// Of the jobs here, those that insist on ports.
-    with_ports: Vec<Arc<JobSpec>>,
+pub(super) struct Slot {
+    pub(super) host: Arc<Host>,
+    pub(super) is_lost: bool,
+    pub(super) room: Resources,
+    pub(super) promised: Resources,
+    pub(super) promised_named: Named,
+    pub(super) jobs: usize,
+    /// The ports of those of its jobs that insist on ports.
+    pub(super) with_ports: Vec<Arc<JobSpec>>,
+    is_claimed: bool,
 }
 
-/// Where the jobs of one group are, by slot and zone of a [`Board`].
-#[derive(Debug)]
-pub struct Tally {
-    present: Vec<u32>,
-    active: Vec<u32>,
-    failed: Vec<u32>,
-    in_zone: Vec<u32>,
+/// Which slots changed, in order.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// How many there have been before `slots` begins.
+    forgotten: u64,
+    slots: Vec<Change>,
 }
 
-/// A host as filters and scores see it.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate<'b> {
-    /// The host.
-    pub host: &'b Host,
-    /// Is it gone for now?
-    pub is_lost: bool,
-    /// What is left to promise, after the claims of this round.
-    pub free: Resources,
-    /// How many jobs it has, of all groups.
-    pub jobs: usize,
-    /// How many jobs of the group are on it and not at their end, stopping ones included.
-    pub group_jobs: u32,
-    /// How many of them are meant to stay.
-    pub group_active: u32,
-    /// How many jobs of the group are meant to stay in its zone.
-    pub group_in_zone: u32,
-    /// How many jobs of the group failed on it, as far as the cell remembers.
-    pub group_failed: u32,
-    with_ports: &'b [Arc<JobSpec>],
+pub(super) struct Change {
+    pub(super) slot: u32,
+    /// Not only what is promised changed, but also what the host says of itself.
+    pub(super) is_described_anew: bool,
 }
 
-impl Candidate<'_> {
-    /// A fixed port of `spec` that a job on the host has.
-    #[must_use]
-    pub fn port_clash(&self, spec: &JobSpec) -> Option<u16> {
-        self.with_ports
-            .iter()
-            .find_map(|other| spec.port_clash(other))
+impl Changes {
+    pub(super) fn now(&self) -> u64 {
+        self.forgotten + self.slots.len() as u64
+    }
+
+    /// What has changed since; `None` if it is too long ago to tell.
+    pub(super) fn since(&self, then: u64) -> Option<&[Change]> {
+        let skip = then.checked_sub(self.forgotten)?;
+        self.slots.get(usize::try_from(skip).ok()?..)
+    }
+
+    /// Adds one; at most `bound` and as many again are remembered.
+    fn push(&mut self, change: Change, bound: usize) {
+        if self.slots.len() >= bound.saturating_mul(2).max(64) {
+            let half = self.slots.len() / 2;
+            self.slots.drain(..half);
+            self.forgotten += half as u64;
+        }
+        self.slots.push(change);
     }
 }
 
@@ -71,64 +94,95 @@ impl Board {
     /// The hosts of `state`, with nothing claimed.
     #[must_use]
     pub fn of(state: &ClusterState) -> Self {
-        let mut zones: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-        let mut slots = Vec::new();
-        let mut by_id = HashMap::new();
-        for host in state.hosts() {
-            let next = zones.len();
-            let zone = *zones.entry(host.host.zone.as_deref()).or_insert(next);
-            by_id.insert(host.host.id.clone(), slots.len());
-            slots.push(Slot {
-                host: Arc::clone(&host.host),
-                is_lost: host.lost_since_ms.is_some(),
-                free: host.free(),
-                jobs: host.jobs.len(),
-                zone,
-                with_ports: Vec::new(),
-            });
-        }
-        for job in state.jobs() {
-            let insists = || job.spec.fixed_ports().next().is_some();
-            if !job.status.phase.is_final() && insists() {
-                let slot = by_id.get(&job.host).map(|slot| &mut slots[*slot]);
-                slot.into_iter()
-                    .for_each(|slot| slot.with_ports.push(Arc::clone(&job.spec)));
-            }
+        static EPOCHS: AtomicU64 = AtomicU64::new(0);
+        let slots: Vec<Slot> = state.hosts().map(|host| Slot::of(state, host)).collect();
+        let by_id = slots
+            .iter()
+            .enumerate()
+            .map(|(n, slot)| (slot.host.id.clone(), n))
+            .collect();
+        let mut holders = BTreeMap::new();
+        for slot in &slots {
+            hold(&mut holders, &slot.host);
         }
         Self {
-            zones: zones.len(),
+            state: state.clone(),
+            epoch: EPOCHS.fetch_add(1 << 32, Ordering::Relaxed),
             slots,
             by_id,
+            atlas: Atlas::default(),
+            claims: Claims::on(state),
+            changes: Changes::default(),
+            indexes: Indexes::default(),
+            holders,
+            usage: BTreeMap::new(),
         }
     }
 
-    /// Where the jobs of `group` are.
-    #[must_use]
-    pub fn tally(&self, state: &ClusterState, group: &GroupId) -> Tally {
-        let mut tally = Tally {
-            present: vec![0; self.slots.len()],
-            active: vec![0; self.slots.len()],
-            failed: vec![0; self.slots.len()],
-            in_zone: vec![0; self.zones],
-        };
-        for job in state.jobs_of(group) {
-            let Some(&at) = self.by_id.get(&job.host) else {
-                continue;
-            };
-            let slot = &self.slots[at];
-            let phase = job.status.phase;
-            if phase.is_final() {
-                let has_failed = matches!(phase, Phase::Crashed | Phase::Failed);
-                tally.failed[at] += u32::from(has_failed && !job.is_stopping);
-                continue;
-            }
-            tally.present[at] += 1;
-            if !job.is_stopping && !slot.is_lost && !slot.host.is_draining {
-                tally.active[at] += 1;
-                tally.in_zone[slot.zone] += 1;
+    /// Brings it to a newer (or older) snapshot. Claims are forgotten: what became of them is in the snapshot. Tallies
+    /// made before are counted anew when they are used.
+    ///
+    /// It costs as much as has changed, unless hosts came or went or moved to other zones, racks or tags.
+    pub fn refresh(&mut self, state: &ClusterState) {
+        let before = std::mem::replace(&mut self.state, state.clone());
+        self.epoch += 1;
+        self.usage.clear();
+        let mut changed = Vec::new();
+        for item in before.host_map().diff(state.host_map()) {
+            match item {
+                DiffItem::Update {
+                    old: (_, old),
+                    new: (_, new),
+                } if stands_where_it_stood(&old.host, &new.host) => changed.push(new),
+                _ => {
+                    *self = Self::of(state);
+                    return;
+                }
             }
         }
-        tally
+        for host in changed {
+            let at = self.by_id[&host.host.id];
+            self.reload(at, host);
+        }
+        for at in self.claims.restart(state) {
+            if self.slots[at].is_claimed
+                && let Some(host) = state.host(&self.slots[at].host.id)
+            {
+                self.reload(at, host);
+            }
+        }
+    }
+
+    fn reload(&mut self, at: usize, host: &HostState) {
+        let slot = &mut self.slots[at];
+        let is_described_anew = slot.is_lost != host.lost_since_ms.is_some()
+            || (!Arc::ptr_eq(&slot.host, &host.host) && slot.host != host.host);
+        if slot.host.holds != host.host.holds {
+            for item in &slot.host.holds {
+                if let Some(count) = self.holders.get_mut(item) {
+                    *count -= 1;
+                }
+            }
+            self.holders.retain(|_, count| *count > 0);
+            hold(&mut self.holders, &host.host);
+        }
+        *slot = Slot::of(&self.state, host);
+        self.change(at, is_described_anew);
+    }
+
+    fn change(&mut self, at: usize, is_described_anew: bool) {
+        let slot = number(at);
+        let change = Change {
+            slot,
+            is_described_anew,
+        };
+        self.changes.push(change, self.slots.len());
+    }
+
+    /// Where the jobs of `group` are, in `state` and by what has been claimed on the board since.
+    #[must_use]
+    pub fn tally(&self, state: &ClusterState, group: &GroupId) -> Tally {
+        Tally::of(self, state, group)
     }
 
     /// How many hosts there are, lost ones included.
@@ -148,29 +202,23 @@ impl Board {
         &'b self,
         tally: &'b Tally,
     ) -> impl Iterator<Item = Candidate<'b>> + use<'b> {
-        (0..self.slots.len()).map(move |slot| self.candidate(slot, tally))
+        (0..self.slots.len()).map(move |slot| Candidate::on(self, slot, tally, None))
     }
 
     /// Leaves no room on a host that this board knows, for the rest of the round: somebody else is to have it.
     pub fn fill(&mut self, host: &HostId) {
-        if let Some(&at) = self.by_id.get(host) {
-            self.slots[at].free = Resources::default();
-        }
+        let Some(at) = self.slot(host) else {
+            return;
+        };
+        let slot = &mut self.slots[at];
+        slot.is_claimed = true;
+        slot.promised = slot.room;
+        self.claims.touch(at);
+        self.change(at, false);
     }
 
-    pub(super) fn candidate(&self, at: usize, tally: &Tally) -> Candidate<'_> {
-        let slot = &self.slots[at];
-        Candidate {
-            host: &slot.host,
-            is_lost: slot.is_lost,
-            free: slot.free,
-            jobs: slot.jobs,
-            group_jobs: tally.present[at],
-            group_active: tally.active[at],
-            group_in_zone: tally.in_zone[slot.zone],
-            group_failed: tally.failed[at],
-            with_ports: &slot.with_ports,
-        }
+    pub(super) fn at(&self, slot: usize) -> &Slot {
+        &self.slots[slot]
     }
 
     pub(super) fn slot(&self, host: &HostId) -> Option<usize> {
@@ -181,19 +229,144 @@ impl Board {
         &self.slots[slot].host
     }
 
-    pub(super) fn jobs(&self, slot: usize) -> usize {
-        self.slots[slot].jobs
+    pub(super) fn places(&self, domain: &Domain) -> Arc<Places> {
+        self.atlas
+            .places(domain, self.slots.iter().map(|slot| &*slot.host))
     }
 
+    pub(super) fn layout(&self, domains: &[Domain], places: &[Arc<Places>]) -> Arc<Layout> {
+        self.atlas.layout(domains, places, self.slots.len())
+    }
+
+    /// Does any host hold this image or volume?
+    pub(super) fn is_held(&self, item: &str) -> bool {
+        self.holders.contains_key(item)
+    }
+
+    /// Why one more job like this would be more than its namespace's quota.
+    pub(super) fn quota_exceeded(&self, spec: &JobSpec) -> Option<String> {
+        let quota = self.state.quota(&spec.namespace)?;
+        match self.usage.get(&spec.namespace) {
+            Some(usage) => quota.exceeded(usage, spec),
+            None => quota.exceeded(&self.state.usage(&spec.namespace), spec),
+        }
+    }
+
+    /// Takes what one job of the tallied group needs.
     pub(super) fn claim(&mut self, at: usize, spec: &JobSpec, tally: &mut Tally) {
         let slot = &mut self.slots[at];
-        slot.free = slot.free.saturating_sub(&spec.request);
-        slot.jobs += 1;
-        if spec.fixed_ports().next().is_some() {
-            slot.with_ports.push(Arc::new(spec.clone()));
+        slot.is_claimed = true;
+        slot.promised = slot.promised.saturating_add(&spec.request);
+        if !spec.named.is_empty() {
+            slot.promised_named.add(&spec.named);
         }
-        tally.present[at] += 1;
-        tally.active[at] += 1;
-        tally.in_zone[slot.zone] += 1;
+        slot.jobs += 1;
+        if has_fixed_ports(spec) {
+            slot.with_ports.push(ports_of(spec));
+        }
+        if let Some(usage) = self.usage_of(spec) {
+            usage.add(spec);
+        }
+        self.change(at, false);
+        let host = &self.slots[at].host.id;
+        self.claims.add(at, host, spec, tally);
+        tally.claim(self, at, spec, 1);
     }
+
+    /// Gives back what one job of the tallied group on `host` has, as if it had ended: a claim that is withdrawn, or a
+    /// job of the snapshot that is to be stopped. Nothing happens for a host that is not on the board.
+    pub fn release(&mut self, host: &HostId, spec: &JobSpec, tally: &mut Tally) {
+        let Some(at) = self.slot(host) else {
+            return;
+        };
+        tally.keep_up(self);
+        let slot = &mut self.slots[at];
+        slot.is_claimed = true;
+        slot.promised = slot.promised.saturating_sub(&spec.request);
+        if !spec.named.is_empty() {
+            slot.promised_named.sub(&spec.named);
+        }
+        slot.jobs = slot.jobs.saturating_sub(1);
+        let with_ports = &mut slot.with_ports;
+        if let Some(n) = with_ports
+            .iter()
+            .position(|other| other.ports == spec.ports)
+        {
+            with_ports.swap_remove(n);
+        }
+        if let Some(usage) = self.usage_of(spec) {
+            usage.sub(spec);
+        }
+        self.change(at, false);
+        let host = &self.slots[at].host.id;
+        self.claims.sub(at, host, spec, tally);
+        tally.claim(self, at, spec, -1);
+    }
+
+    /// What the namespace uses, claims included; `None` if nobody asks because it has no quota.
+    fn usage_of(&mut self, spec: &JobSpec) -> Option<&mut Usage> {
+        self.state.quota(&spec.namespace)?;
+        let state = &self.state;
+        let usage = self
+            .usage
+            .entry(spec.namespace.clone())
+            .or_insert_with(|| state.usage(&spec.namespace));
+        Some(usage)
+    }
+}
+
+impl Slot {
+    fn of(state: &ClusterState, host: &HostState) -> Self {
+        let with_ports = if host.with_ports == 0 {
+            Vec::new()
+        } else {
+            state
+                .jobs_on(&host.host.id)
+                .filter(|job| !job.status.phase.is_final() && has_fixed_ports(&job.spec))
+                .map(|job| Arc::clone(&job.spec))
+                .collect()
+        };
+        Self {
+            is_lost: host.lost_since_ms.is_some(),
+            room: host.host.allocatable(),
+            promised: host.promised,
+            promised_named: host.promised_named.clone(),
+            jobs: host.jobs.len(),
+            with_ports,
+            host: Arc::clone(&host.host),
+            is_claimed: false,
+        }
+    }
+
+    pub(super) fn free(&self) -> Resources {
+        self.room.saturating_sub(&self.promised)
+    }
+}
+
+fn has_fixed_ports(spec: &JobSpec) -> bool {
+    spec.fixed_ports().next().is_some()
+}
+
+/// Of a job, only its ports.
+fn ports_of(spec: &JobSpec) -> Arc<JobSpec> {
+    let ports: Vec<Port> = spec.ports.clone();
+    Arc::new(JobSpec {
+        ports,
+        ..JobSpec::default()
+    })
+}
+
+fn hold(holders: &mut BTreeMap<String, usize>, host: &Host) {
+    for item in &host.holds {
+        match holders.get_mut(item) {
+            Some(count) => *count += 1,
+            None => {
+                holders.insert(item.clone(), 1);
+            }
+        }
+    }
+}
+
+fn stands_where_it_stood(before: &Host, after: &Host) -> bool {
+    before.zone == after.zone && before.rack == after.rack && before.tags == after.tags
 }

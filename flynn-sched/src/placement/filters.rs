@@ -1,11 +1,11 @@
 //! The filters that commits insist on too: a proposal that passes them is refused only if the cell has moved on.
 
 use crate::{
-    Constraint,
-    placement::{Candidate, Filter, Lack, Need},
+    Constraint, Domain, Taint, TaintEffect,
+    placement::{Candidate, Filter, Lack, Need, Reads},
 };
 
-/// The host is alive and not draining.
+/// The host is alive, healthy and not draining.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedulable;
 
@@ -14,30 +14,68 @@ impl Filter for Schedulable {
         "schedulable"
     }
 
+    fn reads(&self) -> Reads {
+        Reads::Host
+    }
+
     fn admits(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> bool {
-        !candidate.is_lost && !candidate.host.is_draining
+        let host = candidate.host;
+        !candidate.is_lost && !host.is_draining && host.unhealthy.is_none()
     }
 
     fn lack(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
-        let (why, distance) = if candidate.is_lost {
-            ("is lost", 2.0)
-        } else {
-            ("is draining", 1.0)
+        let (why, distance) = match &candidate.host.unhealthy {
+            _ if candidate.is_lost => ("is lost".to_owned(), 3.0),
+            Some(why) => (format!("is unhealthy: {why}"), 2.0),
+            None => ("is draining".to_owned(), 1.0),
         };
+        Lack { why, distance }
+    }
+}
+
+/// The job tolerates the host's taints, except those that only prefer it elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Taints;
+
+impl Filter for Taints {
+    fn name(&self) -> &'static str {
+        "taints"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Host
+    }
+
+    fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
+        untolerated(need, candidate).is_none()
+    }
+
+    fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
         Lack {
-            why: why.to_owned(),
-            distance,
+            why: untolerated(need, candidate).map_or_else(String::new, |taint| {
+                format!("has the taint {taint}, which the job does not tolerate")
+            }),
+            distance: 1.0,
         }
     }
 }
 
-/// The host has the tags that the job's constraints name.
+fn untolerated<'c>(need: &Need<'_>, candidate: &Candidate<'c>) -> Option<&'c Taint> {
+    let forbids = TaintEffect::forbids_starts;
+    Taint::untolerated(&candidate.host.taints, &need.spec.tolerations, forbids)
+}
+
+/// The host is what the job's constraints ask for: it has the tags, and the expressions are true of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Constraints;
 
 impl Filter for Constraints {
     fn name(&self) -> &'static str {
         "constraints"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Host
     }
 
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
@@ -61,6 +99,87 @@ impl Filter for Constraints {
     }
 }
 
+/// In the host's rack, zone or tag are the jobs that the job must be near to, and none that it must be apart from or that
+/// must be apart from it.
+#[derive(Debug, Clone, Copy)]
+pub struct NearAndApart;
+
+impl Filter for NearAndApart {
+    fn name(&self) -> &'static str {
+        "near and apart"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Places
+    }
+
+    fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
+        !candidate.is_kept_out_within(is_wider_than_host)
+            && misplaced(need, candidate, is_wider_than_host).is_none()
+    }
+
+    fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
+        misplacement(need, candidate, is_wider_than_host)
+    }
+}
+
+/// On the host are the jobs that the job must be near to, and none that it must be apart from or that must be apart from
+/// it.
+#[derive(Debug, Clone, Copy)]
+pub struct NearAndApartOnHosts;
+
+impl Filter for NearAndApartOnHosts {
+    fn name(&self) -> &'static str {
+        "near and apart on the host"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Group
+    }
+
+    fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
+        !candidate.is_kept_out_within(is_host) && misplaced(need, candidate, is_host).is_none()
+    }
+
+    fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
+        misplacement(need, candidate, is_host)
+    }
+}
+
+fn is_host(domain: &Domain) -> bool {
+    *domain == Domain::Host
+}
+
+fn is_wider_than_host(domain: &Domain) -> bool {
+    *domain != Domain::Host
+}
+
+/// The first constraint about the meant domains and other jobs that is not met.
+fn misplaced<'n>(
+    need: &Need<'n>,
+    candidate: &Candidate<'_>,
+    is_meant: fn(&Domain) -> bool,
+) -> Option<&'n Constraint> {
+    let mut constraints = need.spec.constraints.iter();
+    constraints.find(|constraint| match constraint {
+        Constraint::Near { jobs, within } => is_meant(within) && !candidate.has_near(jobs, within),
+        Constraint::Apart { jobs, within } => is_meant(within) && candidate.has_near(jobs, within),
+        _ => false,
+    })
+}
+
+fn misplacement(need: &Need<'_>, candidate: &Candidate<'_>, is_meant: fn(&Domain) -> bool) -> Lack {
+    let why = match misplaced(need, candidate, is_meant) {
+        Some(constraint) => constraint.lack(candidate.host),
+        None => format!(
+            "has a job in its {} that keeps those of group {} apart",
+            candidate.kept_out_within().map_or("place", Domain::name),
+            need.group
+        ),
+    };
+    Lack { why, distance: 1.0 }
+}
+
 /// Where the job asks for it, the host has no other job of its group.
 #[derive(Debug, Clone, Copy)]
 pub struct DistinctHosts;
@@ -68,6 +187,10 @@ pub struct DistinctHosts;
 impl Filter for DistinctHosts {
     fn name(&self) -> &'static str {
         "distinct hosts"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Group
     }
 
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
@@ -89,6 +212,10 @@ pub struct FixedPorts;
 impl Filter for FixedPorts {
     fn name(&self) -> &'static str {
         "ports"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Load
     }
 
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
@@ -113,6 +240,10 @@ impl Filter for FreeResources {
         "resources"
     }
 
+    fn reads(&self) -> Reads {
+        Reads::Load
+    }
+
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
         candidate.free.fits(&need.spec.request)
     }
@@ -125,6 +256,31 @@ impl Filter for FreeResources {
                 .shortage(&need.spec.request)
                 .unwrap_or_default(),
             distance: missing.dominant_share(&need.spec.request),
+        }
+    }
+}
+
+/// The named resources that the job requests are free.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedResources;
+
+impl Filter for NamedResources {
+    fn name(&self) -> &'static str {
+        "named resources"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Load
+    }
+
+    fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
+        need.spec.named.is_empty() || candidate.has_named(need.spec)
+    }
+
+    fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
+        Lack {
+            why: candidate.named_shortage(need.spec).unwrap_or_default(),
+            distance: 1.0,
         }
     }
 }

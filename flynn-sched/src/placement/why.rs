@@ -4,7 +4,12 @@ use std::fmt;
 
 use crate::{
     HostId,
-    placement::{Board, Lack, Need, Placer, Tally, normalised},
+    placement::{
+        Board, Candidate, Lack, Need, Placer, Tally,
+        placer::{SKEW, skew},
+        plan::Floors,
+        points,
+    },
 };
 
 /// Why a job would go where it goes, or nowhere. Its [`Display`](fmt::Display) is one sentence.
@@ -18,6 +23,8 @@ pub struct Why {
     pub best: Vec<Ranked>,
     /// Of the hosts that cannot, the one that came nearest, and what it lacks.
     pub nearest: Option<(HostId, Lack)>,
+    /// Why it cannot be placed on any host: its namespace's quota is used up.
+    pub quota: Option<String>,
 }
 
 impl Why {
@@ -41,78 +48,55 @@ pub struct Ranked {
     pub host: HostId,
     /// The weighted sum.
     pub total: f64,
-    /// Each score's part in it: its name and its normalised value times its weight.
+    /// Each score's part in it: its name, and its value (between 0 and 1) times its weight.
     pub parts: Vec<(&'static str, f64)>,
 }
 
 pub(super) fn explain(placer: &Placer, need: &Need<'_>, board: &Board, tally: &Tally) -> Why {
     let mut admitted = Vec::new();
-    let mut by_filter: Vec<Vec<usize>> = vec![Vec::new(); placer.filters.len()];
+    let mut by_filter: Vec<Vec<usize>> = vec![Vec::new(); placer.filters.len() + 1];
     for slot in 0..board.len() {
-        match placer.rejecting(need, &board.candidate(slot, tally)) {
+        let candidate = Candidate::on(board, slot, tally, None);
+        match placer.rejecting(need, &candidate) {
             Some(filter) => by_filter[filter].push(slot),
             None => admitted.push(slot),
         }
     }
+    let floors = Floors::among(tally, &admitted);
+    let at = |slot: usize| Candidate::on(board, slot, tally, Some(&floors));
+    let (skewed, admitted): (Vec<usize>, Vec<usize>) = admitted
+        .into_iter()
+        .partition(|slot| skew(need, &at(*slot), &floors).is_some());
+    by_filter[placer.filters.len()] = skewed;
+    let name = |n: usize| placer.filters.get(n).map_or(SKEW, |filter| filter.name());
+    let lack = |n: usize, slot: usize| match placer.filters.get(n) {
+        Some(filter) => filter.lack(need, &at(slot)),
+        None => skew(need, &at(slot), &floors).expect("it was rejected for this"),
+    };
     // A host that passed more filters came nearer.
     let last = by_filter.iter().rposition(|slots| !slots.is_empty());
     let nearest = last.and_then(|filter| {
         by_filter[filter]
             .iter()
-            .map(|slot| {
-                let lack = placer.filters[filter].lack(need, &board.candidate(*slot, tally));
-                (board.host(*slot).id.clone(), lack)
-            })
+            .map(|slot| (board.host(*slot).id.clone(), lack(filter, *slot)))
             .min_by(|(_, a), (_, b)| a.distance.total_cmp(&b.distance))
     });
     let rejected = by_filter
         .into_iter()
-        .zip(&placer.filters)
-        .filter(|(slots, _)| !slots.is_empty())
-        .map(|(slots, filter)| Rejected {
-            filter: filter.name(),
+        .enumerate()
+        .filter(|(_, slots)| !slots.is_empty())
+        .map(|(filter, slots)| Rejected {
+            filter: name(filter),
             hosts: slots
                 .into_iter()
                 .map(|slot| board.host(slot).id.clone())
                 .collect(),
         })
         .collect();
-    Why {
-        hosts: board.len(),
-        rejected,
-        best: rank(placer, need, board, tally, &admitted),
-        nearest,
-    }
-}
-
-fn rank(
-    placer: &Placer,
-    need: &Need<'_>,
-    board: &Board,
-    tally: &Tally,
-    admitted: &[usize],
-) -> Vec<Ranked> {
     let mut ranked: Vec<(usize, Ranked)> = admitted
-        .iter()
-        .map(|slot| {
-            let host = board.host(*slot).id.clone();
-            (
-                board.jobs(*slot),
-                Ranked {
-                    host,
-                    total: 0.0,
-                    parts: Vec::with_capacity(placer.scores.len()),
-                },
-            )
-        })
+        .into_iter()
+        .map(|slot| rank(placer, need, &at(slot)))
         .collect();
-    for (score, weight) in &placer.scores {
-        let parts = normalised(score.as_ref(), need, board, tally, admitted);
-        for ((_, ranked), part) in ranked.iter_mut().zip(parts) {
-            ranked.total += weight * part;
-            ranked.parts.push((score.name(), weight * part));
-        }
-    }
     ranked.sort_by(|(a_jobs, a), (b_jobs, b)| {
         b.total
             .total_cmp(&a.total)
@@ -120,11 +104,34 @@ fn rank(
             .then_with(|| a.host.cmp(&b.host))
     });
     ranked.truncate(Why::BEST);
-    ranked.into_iter().map(|(_, ranked)| ranked).collect()
+    Why {
+        hosts: board.len(),
+        rejected,
+        best: ranked.into_iter().map(|(_, ranked)| ranked).collect(),
+        nearest,
+        quota: board.quota_exceeded(need.spec),
+    }
+}
+
+/// The candidate with the parts of its total, and its number of jobs.
+fn rank(placer: &Placer, need: &Need<'_>, candidate: &Candidate<'_>) -> (usize, Ranked) {
+    let parts = placer.scores.iter().map(|(score, weight)| {
+        let points = points::points(*weight, score.score(need, candidate));
+        (score.name(), points::readable(points))
+    });
+    let ranked = Ranked {
+        host: candidate.host.id.clone(),
+        total: points::readable(placer.total(need, candidate)),
+        parts: parts.collect(),
+    };
+    (candidate.jobs, ranked)
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(quota) = &self.quota {
+            return f.write_str(quota);
+        }
         if let Some(best) = self.best.first() {
             return write!(f, "host {} is the best of {}", best.host, self.hosts);
         }

@@ -144,10 +144,7 @@ impl BatchScheduler {
         let tally = plan
             .tally
             .get_or_insert_with(|| board.tally(state, &group.id));
-        let need = Need {
-            group: &group.id,
-            spec: &group.spec,
-        };
+        let need = Need::new(&group.id, &group.spec).at(context.now_ms());
         let Some(host) = self.placer.place(&need, board, tally) else {
             let why = self.placer.why(&need, board, tally).to_string();
             plan.blocked = Some(round.reason(group, why));

@@ -191,10 +191,7 @@ impl GangScheduler {
                 "a gang of {count} jobs is too large: use at most {most}"
             ));
         }
-        let need = Need {
-            group: &group.id,
-            spec: &group.spec,
-        };
+        let need = Need::new(&group.id, &group.spec).at(context.now_ms());
         let board = round.board_for(group);
         let mut tally = board.tally(state, &group.id);
         let placed = place_all(&self.placer, &need, board, &mut tally, count);

@@ -77,10 +77,7 @@ pub(super) fn plan(
     held: &[HostId],
 ) -> Vec<HostId> {
     let later = without_passing_jobs(state, group);
-    let need = Need {
-        group: &group.id,
-        spec: &group.spec,
-    };
+    let need = Need::new(&group.id, &group.spec);
     let fits = |board: &mut Board| {
         let mut tally = board.tally(&later, &group.id);
         place_all(placer, &need, board, &mut tally, count).ok()

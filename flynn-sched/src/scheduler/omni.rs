@@ -36,10 +36,7 @@ pub(super) fn schedule(
     // Every host has a history of its own.
     changes.extend(roster.trim(scheduler.history.max(2 * state.hosts().count())));
 
-    let need = Need {
-        group: &group.id,
-        spec: &group.spec,
-    };
+    let need = Need::new(&group.id, &group.spec).at(context.now_ms());
     let mut tally: Option<Tally> = None;
     let mut missing = 0;
     let mut blocked = None;

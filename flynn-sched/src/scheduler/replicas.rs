@@ -75,10 +75,7 @@ fn start_missing(
     if wanted > 0 {
         let board = round.board_for(group);
         let mut tally = board.tally(state, &group.id);
-        let need = Need {
-            group: &group.id,
-            spec: &group.spec,
-        };
+        let need = Need::new(&group.id, &group.spec).at(context.now_ms());
         while placed < wanted {
             let Some(host) = scheduler.placer.place(&need, board, &mut tally) else {
                 blocked = Some(scheduler.placer.why(&need, board, &tally).to_string());

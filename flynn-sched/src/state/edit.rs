@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Constraint, Group, GroupId, GroupStatus, Host, HostId, Job, JobId, JobSpec, JobStatus, Named,
-    Namespace, Quota, Resources,
+    Group, GroupId, GroupStatus, Host, HostId, Job, JobId, JobSpec, JobStatus, Named, Namespace,
+    Quota, Resources,
 };
 
 use super::{ClusterState, HostState, JobEntry};
@@ -165,14 +165,12 @@ impl ClusterState {
             if !job.spec.named.is_empty() {
                 host.promised_named.add(&job.spec.named);
             }
+            host.with_ports += u32::from(job.spec.fixed_ports().next().is_some());
             self.usage
                 .entry(job.spec.namespace.clone())
                 .or_default()
                 .add(&job.spec);
-        }
-        let repels = |constraint: &Constraint| matches!(constraint, Constraint::Apart { .. });
-        if job.spec.constraints.iter().any(repels) {
-            self.repelling.insert(job.group.clone());
+            self.keeping_apart.add(&job.spec, &job.host);
         }
         self.jobs_by_group
             .entry(job.group.clone())
@@ -222,20 +220,22 @@ impl ClusterState {
             jobs.remove(id);
             if jobs.is_empty() {
                 self.jobs_by_group.remove(&job.group);
-                self.repelling.remove(&job.group);
             }
         }
         Some(job)
     }
 
     /// Takes what a job asked for out of the sums.
-    fn release(&mut self, host: &HostId, spec: &JobSpec) {
-        if let Some(host) = self.hosts.get_mut(host) {
+    fn release(&mut self, id: &HostId, spec: &JobSpec) {
+        if let Some(host) = self.hosts.get_mut(id) {
             host.promised = host.promised.saturating_sub(&spec.request);
             if !spec.named.is_empty() {
                 host.promised_named.sub(&spec.named);
             }
+            let has_ports = spec.fixed_ports().next().is_some();
+            host.with_ports = host.with_ports.saturating_sub(u32::from(has_ports));
         }
+        self.keeping_apart.sub(spec, id);
         if let Some(usage) = self.usage.get_mut(&spec.namespace) {
             usage.sub(spec);
             if usage.jobs == 0 {
@@ -264,6 +264,7 @@ fn empty(host: Arc<Host>, version: u64, lost_since_ms: Option<u64>) -> HostState
         promised: Resources::default(),
         promised_named: Named::default(),
         jobs: imbl::OrdSet::new(),
+        with_ports: 0,
     }
 }
 

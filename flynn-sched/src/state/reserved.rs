@@ -44,6 +44,11 @@ impl ClusterState {
         self.reserved.by_host.contains_key(host)
     }
 
+    /// The hosts that reservations name, by id.
+    pub(crate) fn reserved_hosts(&self) -> impl ExactSizeIterator<Item = &HostId> {
+        self.reserved.by_host.keys()
+    }
+
     /// The reservations in the order of their ends, the earliest first.
     pub fn reservations_by_end(&self) -> impl Iterator<Item = &Arc<Reservation>> {
         self.reserved

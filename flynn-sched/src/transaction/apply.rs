@@ -342,7 +342,9 @@ impl Applying<'_> {
             let is_met = match constraint {
                 Constraint::Near { jobs, within } => self.state.has_near(host, jobs, within),
                 Constraint::Apart { jobs, within } => !self.state.has_near(host, jobs, within),
-                Constraint::Tag { .. } | Constraint::DistinctHosts => true,
+                Constraint::Tag { .. } | Constraint::Expression(_) | Constraint::DistinctHosts => {
+                    true
+                }
             };
             if !is_met {
                 return Err(No::conflict(&host.id, constraint.lack(host)));

@@ -31,10 +31,7 @@ fn with_jobs(state: &ClusterState, jobs: &[(&str, &str, u64)]) -> ClusterState {
 /// Where a job of `g` goes, and the ones after it.
 fn places(placer: &Placer, state: &ClusterState, spec: &JobSpec, n: usize) -> Vec<String> {
     let group = group_id("g");
-    let need = Need {
-        group: &group,
-        spec,
-    };
+    let need = Need::new(&group, spec);
     let mut board = Board::of(state);
     let mut tally = board.tally(state, &group);
     (0..n)
@@ -45,10 +42,7 @@ fn places(placer: &Placer, state: &ClusterState, spec: &JobSpec, n: usize) -> Ve
 
 fn why(placer: &Placer, state: &ClusterState, spec: &JobSpec) -> String {
     let group = group_id("g");
-    let need = Need {
-        group: &group,
-        spec,
-    };
+    let need = Need::new(&group, spec);
     let board = Board::of(state);
     let tally = board.tally(state, &group);
     placer.why(&need, &board, &tally).to_string()
@@ -126,10 +120,7 @@ fn a_placeable_job_says_where_and_why_there() {
     let state = cell(&[host("a", 100), host("b", 200), host("c", 5)]);
     let group = group_id("g");
     let needed = spec(10);
-    let need = Need {
-        group: &group,
-        spec: &needed,
-    };
+    let need = Need::new(&group, &needed);
     let board = Board::of(&state);
     let tally = board.tally(&state, &group);
     let placer = Placer::default();
@@ -168,7 +159,7 @@ impl Score for Even {
     }
     #[expect(clippy::cast_precision_loss, reason = "names are short")]
     fn score(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
-        candidate.host.id.as_str().len() as f64
+        candidate.host.id.as_str().len() as f64 / 63.0
     }
 }
 

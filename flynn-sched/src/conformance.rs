@@ -26,6 +26,7 @@
 pub mod commits;
 pub mod hosts;
 pub mod reservations;
+pub mod rules;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -98,6 +99,14 @@ macro_rules! cluster_conformance {
             hosts::a_report_on_a_forgotten_job_is_dropped_and_the_others_are_not,
             hosts::an_ended_job_stays_ended,
             hosts::a_lost_host_without_jobs_can_be_forgotten,
+            rules::of_two_concurrent_placements_that_must_be_apart_one_is_refused,
+            rules::of_two_concurrent_placements_of_a_group_apart_from_itself_one_is_refused,
+            rules::placements_apart_in_different_zones_both_succeed,
+            rules::a_job_is_placed_near_another_only_while_that_one_is_there,
+            rules::concurrent_commits_never_exceed_a_quota,
+            rules::a_quota_counts_until_it_is_removed,
+            rules::a_named_resource_is_given_once,
+            rules::a_host_that_is_tainted_meanwhile_takes_no_more_jobs,
         }
     };
     (@cases $harness:expr; $($module:ident::$case:ident,)*) => {$(

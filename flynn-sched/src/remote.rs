@@ -11,6 +11,10 @@
 //! | `seq/<host>` | nothing; its version changes with each placement on the host | commits |
 //! | `groups/<group>` | [`Group`](crate::Group) | commits |
 //! | `groupseq/<group>` | nothing; its version changes with each placement of the group | commits |
+//! | `quotas/<namespace>` | [`Quota`](crate::Quota) | commits |
+//! | `quotaseq/<namespace>` | nothing; its version changes with each placement of a namespace that has a quota | commits |
+//! | `cellseq/apart` | nothing; its version changes with each placement that keeps others apart | commits |
+//! | `cellseq/groups` | nothing; its version changes with the first placement of a group | commits |
 //! | `notes/<group>` | [`GroupStatus`](crate::GroupStatus) | commits |
 //! | `jobs/<host>/<job>` | [`Job`], what it should be | commits |
 //! | `status/<host>/<job>` | [`JobStatus`], what it is | the host |

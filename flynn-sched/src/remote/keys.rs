@@ -23,6 +23,10 @@ pub(super) enum CellKey {
     Quota(Namespace),
     /// Its version counts placements of a namespace that has a quota.
     QuotaSeq(Namespace),
+    /// Its version counts placements of jobs that keep others apart over more than their host.
+    ApartSeq,
+    /// Its version counts placements of groups that had none before.
+    GroupsSeq,
 }
 
 impl CellKey {
@@ -72,6 +76,8 @@ impl CellKey {
             ("reservations", None) => Self::Reservation(ReservationId::parse(id).ok()?),
             ("quotas", None) => Self::Quota(Namespace::parse(id).ok()?),
             ("quotaseq", None) => Self::QuotaSeq(Namespace::parse(id).ok()?),
+            ("cellseq", None) if id == APART => Self::ApartSeq,
+            ("cellseq", None) if id == GROUPS => Self::GroupsSeq,
             ("jobs", Some(job)) => Self::Job(host()?, JobId::parse(job).ok()?),
             ("status", Some(job)) => Self::Status(host()?, JobId::parse(job).ok()?),
             _ => return None,
@@ -92,6 +98,8 @@ impl fmt::Display for CellKey {
             Self::Reservation(id) => write!(f, "reservations/{id}"),
             Self::Quota(id) => write!(f, "quotas/{id}"),
             Self::QuotaSeq(id) => write!(f, "quotaseq/{id}"),
+            Self::ApartSeq => write!(f, "cellseq/{APART}"),
+            Self::GroupsSeq => write!(f, "cellseq/{GROUPS}"),
             Self::Job(host, id) => write!(f, "jobs/{host}/{id}"),
             Self::Status(host, id) => write!(f, "status/{host}/{id}"),
         }
@@ -99,3 +107,5 @@ impl fmt::Display for CellKey {
 }
 
 const ROOT: &str = "cell/";
+const APART: &str = "apart";
+const GROUPS: &str = "groups";

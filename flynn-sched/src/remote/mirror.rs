@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Bound,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -15,7 +16,8 @@ use futures::{StreamExt, stream::BoxStream};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    ClusterState, Error, Host, Job, clock::Clock, cluster::Published, remote::keys::CellKey,
+    ClusterState, Error, GroupId, Host, Job, Jobs, clock::Clock, cluster::Published,
+    remote::keys::CellKey,
 };
 
 /// The cell at one revision, with the versions of the keys that commits compare.
@@ -23,12 +25,25 @@ use crate::{
 pub(super) struct Mirror {
     pub(super) state: Arc<ClusterState>,
     versions: imbl::HashMap<CellKey, Revision>,
+    /// The groups that have a [`CellKey::GroupSeq`], by id.
+    placed: imbl::OrdSet<GroupId>,
 }
 
 impl Mirror {
     /// The version of a key, if it exists.
     pub(super) fn version(&self, key: &CellKey) -> Option<Revision> {
         self.versions.get(key).copied()
+    }
+
+    /// The groups meant that have a [`CellKey::GroupSeq`].
+    pub(super) fn placed(&self, jobs: &Jobs) -> impl Iterator<Item = &GroupId> {
+        let first = match jobs {
+            Jobs::Group(id) => id.as_str(),
+            Jobs::Prefix(prefix) => prefix.as_str(),
+        };
+        self.placed
+            .range::<_, str>((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |group| jobs.matches(group))
     }
 
     /// The cell after one event.
@@ -49,6 +64,7 @@ impl Mirror {
                 let mut next = Taking {
                     state: ClusterState::clone(&self.state),
                     versions: self.versions.clone(),
+                    placed: self.placed.clone(),
                 };
                 let (puts, deletes) = sorted(changes);
                 for (key, entry) in puts {
@@ -98,6 +114,7 @@ fn parsed(entry: Entry) -> Option<(CellKey, Entry)> {
 struct Taking {
     state: ClusterState,
     versions: imbl::HashMap<CellKey, Revision>,
+    placed: imbl::OrdSet<GroupId>,
 }
 
 impl Taking {
@@ -165,9 +182,12 @@ impl Taking {
                     self.state.put_quota(Arc::new(quota));
                 }
             }
-            CellKey::QuotaSeq(_) => {}
+            CellKey::QuotaSeq(_) | CellKey::ApartSeq | CellKey::GroupsSeq => {}
             CellKey::HostSeq(id) => self.state.touch_host(id, version),
-            CellKey::GroupSeq(id) => self.state.touch_group(id, version),
+            CellKey::GroupSeq(id) => {
+                self.placed.insert(id.clone());
+                self.state.touch_group(id, version);
+            }
         }
         self.versions.insert(key, entry.version);
     }
@@ -191,10 +211,14 @@ impl Taking {
             CellKey::Note(group) => self.state.put_note(group, Arc::default()),
             CellKey::Reservation(id) => self.state.remove_reservation(id, version),
             CellKey::Quota(namespace) => self.state.remove_quota(namespace),
+            CellKey::GroupSeq(group) => {
+                self.placed.remove(group);
+            }
             CellKey::Status(..)
             | CellKey::HostSeq(_)
-            | CellKey::GroupSeq(_)
-            | CellKey::QuotaSeq(_) => {}
+            | CellKey::QuotaSeq(_)
+            | CellKey::ApartSeq
+            | CellKey::GroupsSeq => {}
         }
     }
 
@@ -203,6 +227,7 @@ impl Taking {
         Mirror {
             state: Arc::new(self.state),
             versions: self.versions,
+            placed: self.placed,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! From accepted changes to compares and ops of the store. Pure.
 
+mod neighbours;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use flynn_discovery::backend::{Compare, Condition, Key, MAX_OPS, Op, Revision};
@@ -76,8 +78,13 @@ impl Chunk {
     /// As the store wants it.
     pub(super) fn prepared(&self, written: &Written) -> Result<(Vec<Compare>, Vec<Op>)> {
         let compare = |(key, condition): (&CellKey, &Condition)| {
+            let condition = match (condition, written.0.get(key)) {
+                // As this transaction left it.
+                (Condition::Version(_) | Condition::Absent, Some(written)) => *written,
+                (condition, _) => *condition,
+            };
             Ok(Compare {
-                condition: written.0.get(key).copied().unwrap_or(*condition),
+                condition,
                 key: key.key()?,
             })
         };
@@ -176,10 +183,11 @@ impl Planner<'_> {
                 step.expect(self.mirror, CellKey::Host(job.host.clone()));
                 step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
                 self.touch(&mut step, &job.host, &job.group);
+                self.neighbours(&mut step, job);
                 let namespace = &job.spec.namespace;
+                step.expect(self.mirror, CellKey::Quota(namespace.clone()));
                 if self.after.quota(namespace).is_some() {
                     // Placements of a namespace with a quota take turns, or two of them could share its last room.
-                    step.expect(self.mirror, CellKey::Quota(namespace.clone()));
                     step.expect(self.mirror, CellKey::QuotaSeq(namespace.clone()));
                     step.touch(CellKey::QuotaSeq(namespace.clone()));
                 }

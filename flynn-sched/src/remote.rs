@@ -16,7 +16,8 @@
 //! | `cellseq/apart` | nothing; its version changes with each placement that keeps others apart | commits |
 //! | `cellseq/groups` | nothing; its version changes with the first placement of a group | commits |
 //! | `notes/<group>` | [`GroupStatus`](crate::GroupStatus) | commits |
-//! | `jobs/<host>/<job>` | [`Job`], what it should be | commits |
+//! | `specs/<hash>` | [`JobSpec`](crate::JobSpec), shared by all jobs that name it | commits |
+//! | `jobs/<host>/<job>` | [`Job`], what it should be, with its description's hash | commits |
 //! | `status/<host>/<job>` | [`JobStatus`], what it is | the host |
 
 mod clock;
@@ -25,7 +26,10 @@ mod keys;
 mod link;
 mod membership;
 mod mirror;
+#[cfg(test)]
+mod model;
 mod plan;
+mod specs;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -4,8 +4,8 @@ use futures::future;
 
 use super::{Fixture, group_id, host, job, job_id, join, memory};
 use crate::{
-    Cluster, Constraint, Domain, Host, Job, JobSpec, Jobs, Named, Namespace, Quota, Taint,
-    TaintEffect, Transaction, transaction::Change,
+    Constraint, Domain, Host, Job, JobSpec, Jobs, Named, Namespace, Quota, Taint, TaintEffect,
+    Transaction, transaction::Change,
 };
 
 fn in_zone(id: &str, zone: &str) -> Host {

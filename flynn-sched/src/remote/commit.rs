@@ -10,7 +10,7 @@ use crate::{
     remote::{
         DiscoveryCluster,
         mirror::{Mirror, View},
-        plan::{Chunk, Written, plan},
+        plan::{Chunk, Limits, Written, plan},
         store_error,
     },
     transaction::{Change, Committed, Mode, Refused},
@@ -29,7 +29,7 @@ impl DiscoveryCluster {
         let mut mirror = self.mirror_at(transaction.basis).await?;
         for _ in 0..Self::MAX_ATTEMPTS {
             let applied = mirror.state.apply(&transaction)?;
-            let chunks = plan(&mirror, &transaction, &applied)?;
+            let chunks = plan(&mirror, &transaction, &applied, Limits::STORE)?;
             if chunks.is_empty() {
                 return Ok(Committed {
                     state: mirror.state,

@@ -4,7 +4,9 @@ use std::fmt;
 
 use flynn_discovery::backend::{Key, Prefix};
 
-use crate::{Error, GroupId, HostId, JobId, Namespace, ReservationId, Result};
+use crate::{
+    Error, GroupId, HostId, JobId, Namespace, ReservationId, Result, remote::specs::SpecHash,
+};
 
 /// A key of the cell.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +16,7 @@ pub(super) enum CellKey {
     Host(HostId),
     Known(HostId),
     Group(GroupId),
+    Spec(SpecHash),
     Job(HostId, JobId),
     Status(HostId, JobId),
     Note(GroupId),
@@ -76,6 +79,7 @@ impl CellKey {
             ("reservations", None) => Self::Reservation(ReservationId::parse(id).ok()?),
             ("quotas", None) => Self::Quota(Namespace::parse(id).ok()?),
             ("quotaseq", None) => Self::QuotaSeq(Namespace::parse(id).ok()?),
+            ("specs", None) => Self::Spec(id.parse().ok()?),
             ("cellseq", None) if id == APART => Self::ApartSeq,
             ("cellseq", None) if id == GROUPS => Self::GroupsSeq,
             ("jobs", Some(job)) => Self::Job(host()?, JobId::parse(job).ok()?),
@@ -98,6 +102,7 @@ impl fmt::Display for CellKey {
             Self::Reservation(id) => write!(f, "reservations/{id}"),
             Self::Quota(id) => write!(f, "quotas/{id}"),
             Self::QuotaSeq(id) => write!(f, "quotaseq/{id}"),
+            Self::Spec(hash) => write!(f, "specs/{hash}"),
             Self::ApartSeq => write!(f, "cellseq/{APART}"),
             Self::GroupsSeq => write!(f, "cellseq/{GROUPS}"),
             Self::Job(host, id) => write!(f, "jobs/{host}/{id}"),

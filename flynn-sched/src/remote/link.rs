@@ -15,9 +15,13 @@ use futures::{
 };
 
 use crate::{
-    Error, HostId, Job, JobId, JobStatus, Result,
+    Error, HostId, Job, JobId, JobSpec, JobStatus, Result,
     cluster::Assignments,
-    remote::{keys::CellKey, store_error},
+    remote::{
+        keys::CellKey,
+        specs::{SpecHash, StoredJob, StoredSpec},
+        store_error,
+    },
 };
 
 /// The jobs that one watch tells.
@@ -26,6 +30,8 @@ struct Assigned {
     host: HostId,
     events: BoxStream<'static, flynn_discovery::Result<WatchEvent>>,
     jobs: BTreeMap<JobId, Arc<Job>>,
+    /// The descriptions of its jobs, and of some that it had.
+    specs: HashMap<SpecHash, Arc<JobSpec>>,
     told: Assignments,
     has_ended: bool,
 }
@@ -39,6 +45,7 @@ pub(super) fn assignments(
         backend,
         host,
         jobs: BTreeMap::new(),
+        specs: HashMap::new(),
         told: Assignments::default(),
         has_ended: false,
     };
@@ -78,13 +85,13 @@ impl Assigned {
                     statuses.iter().filter_map(read_status).collect();
                 self.jobs.clear();
                 for entry in &entries {
-                    self.put(entry, &statuses);
+                    self.put(entry, &statuses).await?;
                 }
             }
             WatchEvent::Changes { changes, .. } => {
                 for change in changes {
                     match change {
-                        Change::Put(entry) => self.put(&entry, &HashMap::new()),
+                        Change::Put(entry) => self.put(&entry, &HashMap::new()).await?,
                         Change::Delete(key) => {
                             if let Some(CellKey::Job(_, id)) = CellKey::parse(&key) {
                                 self.jobs.remove(&id);
@@ -99,20 +106,62 @@ impl Assigned {
         Ok(())
     }
 
-    fn put(&mut self, entry: &Entry, statuses: &HashMap<JobId, JobStatus>) {
-        match serde_json::from_slice::<Job>(&entry.value) {
-            Ok(mut job) => {
-                if let Some(status) = statuses.get(&job.id) {
-                    job.status = status.clone();
-                } else if let Some(known) = self.jobs.get(&job.id) {
-                    job.status = known.status.clone();
-                }
-                self.jobs.insert(job.id.clone(), Arc::new(job));
-            }
+    async fn put(
+        &mut self,
+        entry: &Entry,
+        statuses: &HashMap<JobId, JobStatus>,
+    ) -> flynn_discovery::Result<()> {
+        let Some(CellKey::Job(host, id)) = CellKey::parse(&entry.key) else {
+            return Ok(());
+        };
+        let stored = match serde_json::from_slice::<StoredJob>(&entry.value) {
+            Ok(stored) => stored,
             Err(error) => {
                 tracing::error!(key = %entry.key, %error, "a job of the cell cannot be read and is left out");
+                return Ok(());
             }
+        };
+        let spec = match &stored.spec {
+            StoredSpec::Whole(spec) => Arc::clone(spec),
+            StoredSpec::Hash(hash) => match self.spec(*hash).await? {
+                Some(spec) => spec,
+                // Nobody needs it any more: the job has been removed meanwhile, and the watch will say so.
+                None => return Ok(()),
+            },
+        };
+        let mut job = stored.with(id, host, spec);
+        if let Some(status) = statuses.get(&job.id) {
+            job.status = status.clone();
+        } else if let Some(known) = self.jobs.get(&job.id) {
+            job.status = known.status.clone();
         }
+        self.jobs.insert(job.id.clone(), Arc::new(job));
+        Ok(())
+    }
+
+    /// A description, read once.
+    async fn spec(&mut self, hash: SpecHash) -> flynn_discovery::Result<Option<Arc<JobSpec>>> {
+        if let Some(spec) = self.specs.get(&hash) {
+            return Ok(Some(Arc::clone(spec)));
+        }
+        let key = CellKey::Spec(hash).key().expect("a hash is a segment");
+        let Some(entry) = self.backend.get(&key).await? else {
+            return Ok(None);
+        };
+        let spec: Arc<JobSpec> = match serde_json::from_slice(&entry.value) {
+            Ok(spec) => spec,
+            Err(error) => {
+                tracing::error!(%key, %error, "a job's description cannot be read and its jobs are left out");
+                return Ok(None);
+            }
+        };
+        if self.specs.len() >= MAX_SPECS {
+            let jobs = &self.jobs;
+            self.specs
+                .retain(|_, spec| jobs.values().any(|job| Arc::ptr_eq(&job.spec, spec)));
+        }
+        self.specs.insert(hash, Arc::clone(&spec));
+        Ok(Some(spec))
     }
 }
 
@@ -179,5 +228,7 @@ async fn report_batch(
     })
 }
 
+/// How many descriptions a host remembers before it forgets those that none of its jobs needs.
+const MAX_SPECS: usize = 256;
 /// How often a report is tried while jobs are being removed.
 const MAX_ATTEMPTS: usize = 8;

@@ -16,8 +16,13 @@ use futures::{StreamExt, stream::BoxStream};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    ClusterState, Error, GroupId, Host, Job, Jobs, clock::Clock, cluster::Published,
-    remote::keys::CellKey,
+    ClusterState, Error, GroupId, Host, HostId, Job, JobId, JobSpec, Jobs,
+    clock::Clock,
+    cluster::Published,
+    remote::{
+        keys::CellKey,
+        specs::{SpecHash, Specs, StoredJob, StoredSpec, described},
+    },
 };
 
 /// The cell at one revision, with the versions of the keys that commits compare.
@@ -25,6 +30,9 @@ use crate::{
 pub(super) struct Mirror {
     pub(super) state: Arc<ClusterState>,
     versions: imbl::HashMap<CellKey, Revision>,
+    specs: Specs,
+    /// The description of each job that does not hold it itself.
+    described: imbl::HashMap<JobId, SpecHash>,
     /// The groups that have a [`CellKey::GroupSeq`], by id.
     placed: imbl::OrdSet<GroupId>,
 }
@@ -33,6 +41,16 @@ impl Mirror {
     /// The version of a key, if it exists.
     pub(super) fn version(&self, key: &CellKey) -> Option<Revision> {
         self.versions.get(key).copied()
+    }
+
+    /// The description that a job names by its hash.
+    pub(super) fn description(&self, job: &JobId) -> Option<SpecHash> {
+        self.described.get(job).copied()
+    }
+
+    /// How many jobs name this description.
+    pub(super) fn described(&self, hash: &SpecHash) -> u64 {
+        self.specs.jobs(hash)
     }
 
     /// The groups meant that have a [`CellKey::GroupSeq`].
@@ -64,6 +82,8 @@ impl Mirror {
                 let mut next = Taking {
                     state: ClusterState::clone(&self.state),
                     versions: self.versions.clone(),
+                    specs: self.specs.clone(),
+                    described: self.described.clone(),
                     placed: self.placed.clone(),
                 };
                 let (puts, deletes) = sorted(changes);
@@ -80,8 +100,8 @@ impl Mirror {
     }
 }
 
-/// The last change of each key, puts and deletes apart, each in the order of [`CellKey`]; only that hosts are forgotten
-/// last, after the jobs for whose sake they would stay.
+/// The last change of each key, puts and deletes apart, each in the order of [`CellKey`]; only that hosts and descriptions
+/// are forgotten last, after the jobs for whose sake they would stay.
 fn sorted(changes: Vec<Change>) -> (Vec<(CellKey, Entry)>, Vec<CellKey>) {
     let mut last: HashMap<Key, Option<Entry>> = HashMap::with_capacity(changes.len());
     for change in changes {
@@ -101,7 +121,7 @@ fn sorted(changes: Vec<Change>) -> (Vec<(CellKey, Entry)>, Vec<CellKey>) {
     }
     puts.sort_by(|(a, _), (b, _)| a.cmp(b));
     deletes.sort();
-    deletes.sort_by_key(|key| matches!(key, CellKey::Known(_)));
+    deletes.sort_by_key(|key| matches!(key, CellKey::Known(_) | CellKey::Spec(_)));
     (puts, deletes)
 }
 
@@ -114,6 +134,8 @@ fn parsed(entry: Entry) -> Option<(CellKey, Entry)> {
 struct Taking {
     state: ClusterState,
     versions: imbl::HashMap<CellKey, Revision>,
+    specs: Specs,
+    described: imbl::HashMap<JobId, SpecHash>,
     placed: imbl::OrdSet<GroupId>,
 }
 
@@ -140,17 +162,30 @@ impl Taking {
                 }
             }
             CellKey::Group(id) => {
-                if let Some(group) = read::<crate::Group>(&entry.value, &key)
+                if let Some(mut group) = read::<crate::Group>(&entry.value, &key)
                     && group.id == *id
                 {
+                    let before = self.state.group(id).map(|group| Arc::clone(&group.spec));
+                    if before.as_ref() != Some(&group.spec) {
+                        self.unshare(before);
+                    }
+                    if let Some(hash) = hash_of(&group.spec) {
+                        // A cell of many equal jobs keeps one description.
+                        group.spec = self.specs.share(hash, group.spec);
+                    }
                     self.state.put_group(Arc::new(group), version);
                 }
             }
-            CellKey::Job(host, id) => {
-                if let Some(job) = read::<Job>(&entry.value, &key)
-                    && job.id == *id
-                    && job.host == *host
+            CellKey::Spec(hash) => {
+                // What is under a hash never changes.
+                if self.specs.get(hash).is_none()
+                    && let Some(spec) = read::<JobSpec>(&entry.value, &key)
                 {
+                    self.specs.share(*hash, Arc::new(spec));
+                }
+            }
+            CellKey::Job(host, id) => {
+                if let Some(job) = self.job(host, id, entry, &key) {
                     self.state.put_job(Arc::new(job), version, now_ms);
                 }
             }
@@ -192,6 +227,32 @@ impl Taking {
         self.versions.insert(key, entry.version);
     }
 
+    /// Reads a job, and counts that it needs its description.
+    fn job(&mut self, host: &HostId, id: &JobId, entry: &Entry, key: &CellKey) -> Option<Job> {
+        let stored = read::<StoredJob>(&entry.value, key)?;
+        let (spec, hash) = match &stored.spec {
+            StoredSpec::Whole(spec) => (Arc::clone(spec), None),
+            StoredSpec::Hash(hash) => {
+                let Some(spec) = self.specs.get(hash) else {
+                    tracing::error!(%key, %hash, "a job's description is missing, and it is left out");
+                    return None;
+                };
+                (Arc::clone(spec), Some(*hash))
+            }
+        };
+        let before = match hash {
+            Some(hash) => {
+                self.specs.hold(&hash);
+                self.described.insert(id.clone(), hash)
+            }
+            None => self.described.remove(id),
+        };
+        if let Some(before) = before {
+            self.specs.release(&before);
+        }
+        Some(stored.with(id.clone(), host.clone(), spec))
+    }
+
     fn delete(&mut self, key: &CellKey, revision: Revision, now_ms: u64) {
         self.versions.remove(key);
         let version = revision.0;
@@ -202,12 +263,20 @@ impl Taking {
                     self.state.remove_host(id, version, now_ms);
                 }
             }
-            CellKey::Group(id) => self.state.remove_group(id, version),
+            CellKey::Group(id) => {
+                let spec = self.state.group(id).map(|group| Arc::clone(&group.spec));
+                self.state.remove_group(id, version);
+                self.unshare(spec);
+            }
             CellKey::Job(host, id) => {
                 if self.state.job(id).is_some_and(|job| job.host == *host) {
                     self.state.remove_job(id, version);
+                    if let Some(hash) = self.described.remove(id) {
+                        self.specs.release(&hash);
+                    }
                 }
             }
+            CellKey::Spec(hash) => self.specs.forget(hash),
             CellKey::Note(group) => self.state.put_note(group, Arc::default()),
             CellKey::Reservation(id) => self.state.remove_reservation(id, version),
             CellKey::Quota(namespace) => self.state.remove_quota(namespace),
@@ -222,14 +291,29 @@ impl Taking {
         }
     }
 
+    /// Forgets the description of a group that is no more, if no key and no job has it.
+    fn unshare(&mut self, spec: Option<Arc<JobSpec>>) {
+        if let Some(hash) = spec.and_then(|spec| hash_of(&spec))
+            && !self.versions.contains_key(&CellKey::Spec(hash))
+        {
+            self.specs.forget(&hash);
+        }
+    }
+
     fn finish(mut self, revision: Revision) -> Mirror {
         self.state.reach(revision.0);
         Mirror {
             state: Arc::new(self.state),
             versions: self.versions,
+            specs: self.specs,
+            described: self.described,
             placed: self.placed,
         }
     }
+}
+
+fn hash_of(spec: &JobSpec) -> Option<SpecHash> {
+    described(spec).ok().map(|(hash, _)| hash)
 }
 
 /// Reads a value; one that is damaged is left out, loudly, instead of hiding all the others.

@@ -1,17 +1,26 @@
 //! From accepted changes to compares and ops of the store. Pure.
 
 mod neighbours;
+mod sweep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
+use bytes::Bytes;
 use flynn_discovery::backend::{Compare, Condition, Key, MAX_OPS, Op, Revision};
 use serde::Serialize;
 
 use crate::{
     ClusterState, Error, Eviction, GroupId, GroupStatus, HostId, Job, JobId, Reservation, Result,
     Transaction,
-    remote::{keys::CellKey, mirror::Mirror},
-    transaction::{Applied, Change},
+    remote::{
+        keys::CellKey,
+        mirror::Mirror,
+        specs::{Descriptions, StoredJob},
+    },
+    transaction::{Applied, Change, Mode},
 };
 
 /// One commit of the store: part of a transaction, or all of it.
@@ -19,14 +28,31 @@ use crate::{
 pub(super) struct Chunk {
     /// What must hold, as the mirror has it.
     compares: BTreeMap<CellKey, Condition>,
-    ops: BTreeMap<CellKey, Option<Vec<u8>>>,
+    ops: BTreeMap<CellKey, Option<Bytes>>,
     bytes: usize,
     /// The changes it carries out.
     pub(super) changes: Vec<Change>,
 }
 
+/// How large a chunk may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Compares and ops together.
+    pub(super) ops: usize,
+    /// Bytes of values.
+    pub(super) bytes: usize,
+}
+
+impl Limits {
+    /// What the store takes, and what does not hold up its other writers for long.
+    pub(super) const STORE: Self = Self {
+        ops: MAX_OPS,
+        bytes: 1 << 20,
+    };
+}
+
 /// What earlier chunks of the same transaction wrote.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Written(BTreeMap<CellKey, Condition>);
 
 impl Chunk {
@@ -34,8 +60,8 @@ impl Chunk {
         self.compares.len() + self.ops.len()
     }
 
-    fn fits(&self, other: &Self) -> bool {
-        self.len() + other.len() <= MAX_OPS && self.bytes + other.bytes <= MAX_BYTES
+    fn fits(&self, other: &Self, limits: Limits) -> bool {
+        self.len() + other.len() <= limits.ops && self.bytes + other.bytes <= limits.bytes
     }
 
     fn absorb(&mut self, other: Self) {
@@ -45,8 +71,12 @@ impl Chunk {
                 self.compares.entry(key).or_insert(condition);
             }
         }
-        self.ops.extend(other.ops);
-        self.bytes += other.bytes;
+        for (key, value) in other.ops {
+            self.bytes += value.as_ref().map_or(0, Bytes::len);
+            if let Some(Some(before)) = self.ops.insert(key, value) {
+                self.bytes -= before.len();
+            }
+        }
         self.changes.extend(other.changes);
     }
 
@@ -55,13 +85,17 @@ impl Chunk {
             what: key.to_string(),
             why: error.to_string(),
         })?;
-        self.bytes += value.len();
-        self.ops.insert(key, Some(value));
+        self.put_bytes(key, value.into());
         Ok(())
     }
 
+    fn put_bytes(&mut self, key: CellKey, value: Bytes) {
+        self.bytes += value.len();
+        self.ops.insert(key, Some(value));
+    }
+
     fn touch(&mut self, key: CellKey) {
-        self.ops.insert(key, Some(Vec::new()));
+        self.ops.insert(key, Some(Bytes::new()));
     }
 
     fn delete(&mut self, key: CellKey) {
@@ -89,7 +123,7 @@ impl Chunk {
             })
         };
         let compares: Result<_> = self.compares.iter().map(compare).collect();
-        let op = |(key, value): (&CellKey, &Option<Vec<u8>>)| {
+        let op = |(key, value): (&CellKey, &Option<Bytes>)| {
             let key: Key = key.key()?;
             Ok(match value {
                 Some(value) => Op::put(key, value.clone()),
@@ -117,6 +151,7 @@ pub(super) fn plan(
     mirror: &Mirror,
     transaction: &Transaction,
     applied: &Applied,
+    limits: Limits,
 ) -> Result<Vec<Chunk>> {
     let guarded: BTreeSet<&GroupId> = transaction
         .changes
@@ -130,6 +165,7 @@ pub(super) fn plan(
         mirror,
         after: &applied.state,
         guarded,
+        descriptions: RefCell::default(),
     };
     let mut chunks = vec![Chunk::default()];
     let mut bundle: Vec<Chunk> = Vec::new();
@@ -137,21 +173,28 @@ pub(super) fn plan(
     for change in &applied.accepted {
         let (group, step) = planner.step(change)?;
         if group != bundle_group {
-            pack(&mut chunks, std::mem::take(&mut bundle));
+            pack(&mut chunks, std::mem::take(&mut bundle), limits);
             bundle_group = group;
         }
         bundle.push(step);
     }
-    pack(&mut chunks, bundle);
+    pack(&mut chunks, bundle, limits);
+    if let Some(sweep) = planner.sweep(&applied.accepted)? {
+        // Left for a later time where it would make one commit two.
+        let is_whole = transaction.mode == Mode::AllOrNothing;
+        if !is_whole || chunks.last().is_some_and(|last| last.fits(&sweep, limits)) {
+            pack(&mut chunks, vec![sweep], limits);
+        }
+    }
     chunks.retain(|chunk| chunk.len() > 0);
     Ok(chunks)
 }
 
-fn pack(chunks: &mut Vec<Chunk>, bundle: Vec<Chunk>) {
+fn pack(chunks: &mut Vec<Chunk>, bundle: Vec<Chunk>, limits: Limits) {
     let mut whole = Chunk::default();
     let mut parts = Vec::new();
     for step in bundle {
-        if !whole.fits(&step) {
+        if !whole.fits(&step, limits) {
             parts.push(std::mem::take(&mut whole));
         }
         whole.absorb(step);
@@ -159,7 +202,7 @@ fn pack(chunks: &mut Vec<Chunk>, bundle: Vec<Chunk>) {
     parts.push(whole);
     for part in parts {
         match chunks.last_mut() {
-            Some(last) if last.fits(&part) => last.absorb(part),
+            Some(last) if last.fits(&part, limits) => last.absorb(part),
             _ => chunks.push(part),
         }
     }
@@ -169,6 +212,7 @@ struct Planner<'a> {
     mirror: &'a Mirror,
     after: &'a ClusterState,
     guarded: BTreeSet<&'a GroupId>,
+    descriptions: RefCell<Descriptions>,
 }
 
 impl Planner<'_> {
@@ -191,11 +235,10 @@ impl Planner<'_> {
                     step.expect(self.mirror, CellKey::QuotaSeq(namespace.clone()));
                     step.touch(CellKey::QuotaSeq(namespace.clone()));
                 }
-                let key = CellKey::Job(job.host.clone(), job.id.clone());
-                // With the one description that the state shares, and without a status.
+                // With the one description that the state shares.
                 match self.after.job(&job.id) {
-                    Some(job) => step.put(key, &desired(job))?,
-                    None => step.delete(key),
+                    Some(job) => self.put_job(&mut step, job)?,
+                    None => step.delete(CellKey::Job(job.host.clone(), job.id.clone())),
                 }
                 Some(job.group.clone())
             }
@@ -322,10 +365,18 @@ impl Planner<'_> {
         step.expect(self.mirror, key.clone());
         self.touch(step, &job.host, &job.group);
         match self.after.job(id) {
-            Some(job) => step.put(key, &desired(job))?,
+            Some(job) => self.put_job(step, job)?,
             None => step.delete(key),
         }
         Ok(Some(job.group.clone()))
+    }
+
+    /// Writes what a job should be, and its description with it.
+    fn put_job(&self, step: &mut Chunk, job: &Job) -> Result<()> {
+        let (hash, json) = self.descriptions.borrow_mut().of(&job.spec)?;
+        step.put_bytes(CellKey::Spec(hash), json);
+        let key = CellKey::Job(job.host.clone(), job.id.clone());
+        step.put(key, &StoredJob::of(job, hash))
     }
 
     /// The placements of this host and group change.
@@ -352,14 +403,3 @@ impl Planner<'_> {
         }
     }
 }
-
-/// The job without what its host says of it, which has a key of its own.
-fn desired(job: &Job) -> Job {
-    Job {
-        status: crate::JobStatus::default(),
-        ..job.clone()
-    }
-}
-
-/// The size of one commit: a large transaction must not hold up the store's other writers for long.
-const MAX_BYTES: usize = 1 << 20;

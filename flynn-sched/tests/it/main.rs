@@ -28,6 +28,7 @@ mod sim_orderings;
 mod sim_plots;
 mod sim_traces;
 mod simulation;
+mod stored;
 mod transactions;
 mod what_if;
 mod what_if_hypotheses;

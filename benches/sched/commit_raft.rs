@@ -69,7 +69,8 @@ async fn run(plan: Plan) -> Result<Vec<f64>> {
     std::fs::create_dir_all(&parent)?;
     let dir = tempfile::tempdir_in(parent)?;
     let members = start(dir.path()).await?;
-    let cell = |member: &Arc<RaftBackend>| DiscoveryCluster::new(Arc::clone(member) as Arc<dyn Backend>);
+    let cell =
+        |member: &Arc<RaftBackend>| DiscoveryCluster::new(Arc::clone(member) as Arc<dyn Backend>);
     let joined = join(&cell(&members[0]).with_lease_ttl(LEASE), plan.hosts).await?;
     let schedulers: Vec<DiscoveryCluster> = (0..plan.schedulers)
         .map(|n| cell(&members[n % members.len()]))

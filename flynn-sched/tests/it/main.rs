@@ -4,8 +4,10 @@
 mod autoscale;
 mod autoscale_properties;
 mod autoscale_time;
+mod bad_input;
 mod batches;
 mod budgets;
+mod checker;
 mod clusters;
 mod constraints;
 mod contention;
@@ -21,6 +23,7 @@ mod rebalancing;
 mod remote;
 mod reservations;
 mod rules;
+mod safety;
 mod services;
 mod sim_architectures;
 mod sim_cells;

@@ -8,6 +8,7 @@ use flynn_sched::{
 };
 use proptest::prelude::*;
 
+use crate::checker::assert_sound;
 use crate::fixture::{MIB, group, group_id, host, host_id};
 
 const HOSTS: usize = 5;
@@ -64,6 +65,7 @@ fn a_service(n: usize, count: u32) -> Group {
 }
 
 fn assert_safe(state: &ClusterState) {
+    assert_sound(state);
     for host in state.hosts() {
         let id = &host.host.id;
         assert!(

@@ -1,4 +1,4 @@
-//! Schedulers: they look at a snapshot and propose a transaction. [`Driver`](crate::driver::Driver) commits it.
+#![doc = include_str!("scheduler/writing.md")]
 
 mod attempt;
 mod backoff;

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use flynn_sched::{
-    ClusterState, Group, GroupKind, JobSpec, Phase, Scheduler, Transaction,
+    ClusterState, Group, GroupKind, Job, Phase, Scheduler, Transaction,
     placement::{Board, Candidate, Need, Placer, Score},
     scheduler::Context,
     transaction::Change,
@@ -21,56 +21,38 @@ impl Scheduler for DeadlineScheduler {
     fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction {
         let placer = Placer::new().with_score(Cheap, 1.0);
         let mut board = Board::of(state);
-        let mut groups: Vec<&Arc<Group>> = state.groups().collect();
-        groups.sort_by_key(|group| (deadline_ms(&group.spec), Reverse(group.priority)));
         let mut transaction = Transaction::on(state);
+        let mut groups: Vec<&Arc<Group>> = state.groups().collect();
+        groups.sort_by_key(|group| (deadline_ms(group), Reverse(group.priority)));
         for group in groups {
             let GroupKind::Batch { count, .. } = group.kind else {
                 continue; // another scheduler's
             };
             // Jobs whose host is lost are taken as gone; all others have run, or will.
-            let is_there = |host| {
-                state
-                    .host(host)
-                    .is_some_and(|host| host.lost_since_ms.is_none())
-            };
-            let counts = state
-                .jobs_of(&group.id)
-                .filter(|job| job.status.phase == Phase::Done || is_there(&job.host))
-                .count();
-            let missing = (count as usize).saturating_sub(counts);
-            if missing == 0 {
-                continue;
+            let host = |job: &Job| state.host(&job.host).filter(|h| h.lost_since_ms.is_none());
+            let counts = |job: &&Arc<Job>| job.status.phase == Phase::Done || host(job).is_some();
+            let there = state.jobs_of(&group.id).filter(counts).count();
+            let group_id = &group.id;
+            let need = Need::new(group_id, &group.spec).at(context.now_ms());
+            let mut tally = board.tally(state, group_id);
+            let hosts: Vec<_> = (there..count as usize)
+                .map_while(|_| placer.place(&need, &mut board, &mut tally)) // or no room now: the next end wakes us
+                .collect();
+            if !hosts.is_empty() {
+                // If another copy of this scheduler was faster, nothing of this group is applied twice.
+                let (group, version) = (group_id.clone(), state.group_version(group_id));
+                transaction = transaction.with(Change::ExpectGroup { group, version });
             }
-            // If another copy of this scheduler was faster, nothing of this group is applied twice.
-            transaction = transaction.with(Change::ExpectGroup {
-                group: group.id.clone(),
-                version: state.group_version(&group.id),
-            });
-            let mut tally = board.tally(state, &group.id);
-            let need = Need::new(&group.id, &group.spec).at(context.now_ms());
-            for _ in 0..missing {
-                let Some(host) = placer.place(&need, &mut board, &mut tally) else {
-                    break; // no room now; the next end of a job wakes us
-                };
+            for host in hosts {
                 transaction = transaction.start(context.new_job(group, host));
             }
         }
-        // A guard alone changes nothing.
-        let is_idle = !transaction
-            .changes
-            .iter()
-            .any(|change| matches!(change, Change::Start(_)));
-        if is_idle {
-            Transaction::on(state)
-        } else {
-            transaction
-        }
+        transaction
     }
 }
 
-fn deadline_ms(spec: &JobSpec) -> u64 {
-    let text = spec.metadata.get("deadline_ms");
+fn deadline_ms(group: &Group) -> u64 {
+    let text = group.spec.metadata.get("deadline_ms");
     text.and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
 }
 
@@ -85,7 +67,8 @@ impl Score for Cheap {
 
     fn score(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
         let price = candidate.host.tags.get("price");
-        let price = price.and_then(|price| price.parse().ok());
-        1.0 / (1.0 + price.unwrap_or(0.0_f64))
+        -price
+            .and_then(|price| price.parse().ok())
+            .unwrap_or(0.0_f64)
     }
 }

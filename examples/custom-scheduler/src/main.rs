@@ -5,15 +5,23 @@
 
 mod deadline;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
+use flynn_discovery::{
+    Backend,
+    backend::{MemoryBackend, RemoteBackend},
+    http::{kv_router, serve},
+};
 use flynn_sched::{
-    Cluster, ClusterState, Group, GroupId, GroupKind, Host, HostId, HostLink, JobSpec,
-    LocalCluster, Resources, Result, Scheduler, SimCluster, Transaction,
+    Cluster, ClusterState, DiscoveryCluster, Driver, Group, GroupId, GroupKind, Host, HostId,
+    HostLink, Job, JobSpec, JobStatus, LocalCluster, Phase, Resources, Result, Scheduler,
+    SimCluster, Transaction,
     clock::{Clock, ManualClock},
     scheduler::{Context, SeededIds},
     sim::Behaviour,
 };
+use futures::StreamExt;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use deadline::DeadlineScheduler;
 
@@ -22,9 +30,11 @@ const HOSTS: [(&str, &str); 3] = [("cheap1", "1"), ("cheap2", "1"), ("dear", "10
 /// What is asked for: how many jobs, and by when, in seconds from now.
 const BATCHES: [(&str, u32, u64); 3] = [("report", 6, 60), ("invoice", 4, 20), ("backup", 6, 600)];
 
-fn main() -> Result<()> {
-    futures::executor::block_on(one_round_on_a_local_cell())?;
-    a_simulated_minute()
+#[tokio::main]
+async fn main() -> std::result::Result<(), Box<dyn Error>> {
+    one_round_on_a_local_cell().await?;
+    a_simulated_minute()?;
+    until_all_is_done_on_a_remote_cell().await
 }
 
 /// A cell in this process: schedule once by hand and look at what came of it.
@@ -76,6 +86,73 @@ fn a_simulated_minute() -> Result<()> {
     Ok(())
 }
 
+/// A cell whose state is behind HTTP, with a driver that schedules whenever something changes, and hosts that run each
+/// job to its end at once.
+async fn until_all_is_done_on_a_remote_cell() -> std::result::Result<(), Box<dyn Error>> {
+    println!("\nA remote cell, until all jobs are done:");
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let (close, closed) = oneshot::channel::<()>();
+    let store = kv_router(Arc::new(MemoryBackend::new()));
+    let server = tokio::spawn(serve(listener, store, async { drop(closed.await) }));
+
+    let backend: Arc<dyn Backend> = Arc::new(RemoteBackend::connect(vec![url], None).await?);
+    let cell = DiscoveryCluster::new(backend);
+    let mut members = Vec::new();
+    let mut hosts = JoinSet::new();
+    for (id, price) in HOSTS {
+        members.push(cell.join(host(id, price)?).await?);
+        hosts.spawn(run_jobs(cell.clone(), HostId::parse(id)?));
+    }
+    let (stop, stopped) = oneshot::channel::<()>();
+    let driver = Driver::on_tokio(Arc::new(cell.clone())).with_scheduler(DeadlineScheduler);
+    let counters = driver.counters();
+    let driver = tokio::spawn(driver.run(async { drop(stopped.await) }));
+    let mut wanted = Transaction::default();
+    for (id, count, seconds) in BATCHES {
+        wanted = wanted.put_group(batch(id, count, seconds * 1000)?);
+    }
+    cell.commit(wanted).await?;
+
+    let all: usize = BATCHES.iter().map(|(_, count, _)| *count as usize).sum();
+    let mut states = cell.watch();
+    while let Some(state) = states.next().await {
+        let state = state?;
+        let is_done = |phase| phase == Phase::Done;
+        if state.jobs().filter(|job| is_done(job.status.phase)).count() == all {
+            show(&state);
+            break;
+        }
+    }
+    drop((stop, states));
+    driver.await?;
+    let counted = counters.snapshot();
+    let placed: u64 = counted.schedulers.values().map(|own| own.placements).sum();
+    println!("{placed} jobs were placed, {} conflicts", counted.conflicts);
+    for member in members {
+        member.leave().await?;
+    }
+    hosts.shutdown().await;
+    drop((cell, close));
+    server.await??;
+    Ok(())
+}
+
+/// What a host does, in short: whatever is assigned to it is done.
+async fn run_jobs(cell: DiscoveryCluster, host: HostId) -> Result<()> {
+    let mut assignments = cell.assignments(&host);
+    while let Some(jobs) = assignments.next().await {
+        let done = JobStatus {
+            phase: Phase::Done,
+            exit_status: Some(0),
+            ..JobStatus::default()
+        };
+        let done = |job: &Arc<Job>| (job.id.clone(), done.clone());
+        cell.report(&host, jobs?.iter().map(done).collect()).await?;
+    }
+    Ok(())
+}
+
 fn show(state: &ClusterState) {
     for host in state.hosts() {
         let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
@@ -111,13 +188,9 @@ fn batch(id: &str, count: u32, deadline_ms: u64) -> Result<Group> {
         metadata: BTreeMap::from([("deadline_ms".to_owned(), deadline_ms.to_string())]),
         ..JobSpec::default()
     };
+    let kind = GroupKind::Batch { count, retries: 0 };
     Ok(Group {
-        id: GroupId::parse(id)?,
-        kind: GroupKind::Batch { count, retries: 0 },
-        spec: Arc::new(spec),
-        priority: 50,
-        max_unavailable: None,
-        keep: None,
         owner: "example".to_owned(),
+        ..Group::new(GroupId::parse(id)?, kind, spec)
     })
 }

@@ -67,8 +67,7 @@ impl Score for Cheap {
 
     fn score(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
         let price = candidate.host.tags.get("price");
-        -price
-            .and_then(|price| price.parse().ok())
-            .unwrap_or(0.0_f64)
+        let price = price.and_then(|price| price.parse().ok());
+        1.0 / (1.0 + price.unwrap_or(0.0_f64))
     }
 }

@@ -197,6 +197,11 @@ fn a_job_larger_than_any_host_is_told_what_it_lacks() {
         ..JobSpec::default()
     });
     assert!(why.contains("of cpu"), "{why}");
+    let why = blocked(JobSpec {
+        named: Named::from_iter([("unicorn", u64::MAX)]),
+        ..JobSpec::default()
+    });
+    assert!(why.contains("of unicorn"), "{why}");
 }
 
 #[test]

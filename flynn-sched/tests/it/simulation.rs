@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use flynn_sched::{
-    ClusterState, Constraint, Group, GroupKind, Host, JobSpec, Phase, Resources, SimCluster,
+    Cluster, ClusterState, Constraint, Group, GroupKind, Host, JobSpec, Named, Namespace, Phase,
+    Quota, Resources, SimCluster, Taint, TaintEffect, Transaction,
     scheduler::{BatchScheduler, ServiceScheduler},
+    transaction::Change,
 };
+use futures::FutureExt;
 use proptest::prelude::*;
 
 use crate::checker::assert_sound;
@@ -22,10 +25,17 @@ enum Trouble {
     Scale(usize, u32),
     Remove(usize),
     Batch(u32, u32),
+    Taint(usize, TaintEffect),
+    Quota(Option<u64>),
     Pass(u64),
 }
 
 fn any_trouble() -> impl Strategy<Value = Trouble> {
+    let effects = prop_oneof![
+        Just(TaintEffect::NoSchedule),
+        Just(TaintEffect::NoExecute),
+        Just(TaintEffect::PreferNoSchedule)
+    ];
     prop_oneof![
         3 => (0..HOSTS).prop_map(Trouble::Lose),
         3 => (0..HOSTS).prop_map(Trouble::Return),
@@ -33,6 +43,8 @@ fn any_trouble() -> impl Strategy<Value = Trouble> {
         3 => (0..SERVICES, 0..8_u32).prop_map(|(g, count)| Trouble::Scale(g, count)),
         1 => (0..SERVICES).prop_map(Trouble::Remove),
         1 => (0..6_u32, 0..3_u32).prop_map(|(count, retries)| Trouble::Batch(count, retries)),
+        1 => (0..HOSTS, effects).prop_map(|(h, effect)| Trouble::Taint(h, effect)),
+        1 => prop::option::of(0..6_u64).prop_map(Trouble::Quota),
         6 => (1..20_000_u64).prop_map(Trouble::Pass),
     ]
 }
@@ -40,11 +52,29 @@ fn any_trouble() -> impl Strategy<Value = Trouble> {
 fn a_host(n: usize) -> Host {
     Host {
         zone: Some(format!("zone{}", n % 2)),
+        named: Named::from_iter([("gpu", 2)]),
         ..host(&format!("h{n}"), 300)
     }
 }
 
-/// The first service keeps its jobs on distinct hosts.
+/// The namespace of the second service.
+fn small() -> Namespace {
+    Namespace::parse("small").unwrap()
+}
+
+fn write_quota(cell: &SimCluster, jobs: Option<u64>) {
+    let change = match jobs {
+        None => Change::RemoveQuota(small()),
+        jobs => Change::PutQuota(Arc::new(Quota {
+            jobs,
+            ..Quota::of(small())
+        })),
+    };
+    let committed = cell.commit(Transaction::default().with(change));
+    committed.now_or_never().unwrap().unwrap();
+}
+
+/// The first service keeps its jobs on distinct hosts, the second is bound by a quota, the third needs what is rare.
 fn a_service(n: usize, count: u32) -> Group {
     let constraints = if n == 0 {
         vec![Constraint::DistinctHosts]
@@ -54,6 +84,12 @@ fn a_service(n: usize, count: u32) -> Group {
     Group {
         spec: Arc::new(JobSpec {
             constraints,
+            namespace: if n == 1 {
+                small()
+            } else {
+                Namespace::default()
+            },
+            named: Named::from_iter([("gpu", u64::from(n == 2))]),
             request: Resources {
                 memory_bytes: 20 * MIB,
                 ..Resources::default()
@@ -165,6 +201,15 @@ proptest! {
                 Trouble::Batch(count, retries) => {
                     cell.put_group(group("b", GroupKind::Batch { count, retries }, 10));
                 }
+                Trouble::Taint(h, effect) => {
+                    let is_lost = cell.state().host(&host_id(&format!("h{h}")))
+                        .is_none_or(|host| host.lost_since_ms.is_some());
+                    if !is_lost {
+                        let taint = Taint { key: "t".to_owned(), value: String::new(), effect };
+                        cell.join(Host { taints: vec![taint], ..a_host(h) }).unwrap();
+                    }
+                }
+                Trouble::Quota(jobs) => write_quota(&cell, jobs),
                 Trouble::Pass(ms) => {
                     let time = Duration::from_millis(ms);
                     cell.run(&mut [&mut one, &mut batches, &mut two], time);
@@ -175,6 +220,7 @@ proptest! {
         for n in 0..HOSTS {
             cell.join(a_host(n)).unwrap();
         }
+        write_quota(&cell, None);
         cell.run(&mut [&mut one, &mut batches, &mut two], Duration::from_secs(600));
         assert_safe(&cell.state());
         assert_converged(&cell, &wanted);

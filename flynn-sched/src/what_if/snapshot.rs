@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::Serialize
 use serde_json::{Map, Value};
 
 use crate::{
-    ClusterState, Error, Group, GroupId, GroupStatus, Host, HostState, Job, JobSpec, Quota,
-    Reservation, Result,
+    ClusterState, Error, Group, GroupId, GroupStatus, Host, HostState, Job, JobSpec, JobStatus,
+    Quota, Reservation, Result,
 };
 
 /// Everything a scheduler looks at, to be written to a file or sent over a wire: hosts (those that are lost or draining
@@ -387,9 +387,16 @@ fn put_host(state: &mut ClusterState, read: ReadHost, revision: u64) {
 fn put_job(state: &mut ClusterState, job: Job, is_confirmed: bool) {
     let (id, status, revision) = (job.id.clone(), job.status.clone(), state.revision());
     let joined = state.host(&job.host).map_or(0, |host| host.joined);
-    state.put_job(Arc::new(job), revision, 0);
     if is_confirmed {
+        // What is at its end takes no more reports: the job comes first, then what was said of it.
+        let silent = Job {
+            status: JobStatus::default(),
+            ..job
+        };
+        state.put_job(Arc::new(silent), revision, 0);
         state.put_status(&id, status, revision.max(joined.saturating_add(1)));
+    } else {
+        state.put_job(Arc::new(job), revision, 0);
     }
 }
 

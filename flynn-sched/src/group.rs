@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupId, HostId, JobSpec};
+use crate::{GroupId, HostId, JobId, JobSpec};
 
 pub use cron::{Cron, Missed, Overlap};
 
@@ -134,6 +134,10 @@ pub struct GroupStatus {
     /// higher priority.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HostId>,
+    /// Where room is being made for jobs of the group, whose start waits for it. It is not given to groups of a lower
+    /// priority.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nominated: Vec<Nomination>,
     /// When the last run of a cron group was due, in milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_run_ms: Option<u64>,
@@ -143,6 +147,22 @@ pub struct GroupStatus {
     /// Up to when a cron group's runs have been decided on, in milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decided_ms: Option<u64>,
+}
+
+/// A host on which room is being made for one job of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nomination {
+    /// The host.
+    pub host: HostId,
+    /// The jobs that were told to go.
+    pub victims: Vec<JobId>,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+impl Nomination {
+    /// How many a group may have at once; the rest waits.
+    pub const MAX_OF_GROUP: usize = 256;
 }
 
 /// How many jobs of one attempt of a batch the cell has forgotten, by how they ended.

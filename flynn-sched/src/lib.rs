@@ -38,7 +38,7 @@ pub use cluster::{Cluster, HostLink, LocalCluster, Membership};
 pub use constraint::{Constraint, Expression, ParseExpressionError};
 pub use driver::Driver;
 pub use error::{Error, Result};
-pub use group::{Cron, Forgotten, Group, GroupKind, GroupStatus, Missed, Overlap};
+pub use group::{Cron, Forgotten, Group, GroupKind, GroupStatus, Missed, Nomination, Overlap};
 pub use host::{Host, Overcommit};
 pub use id::{GroupId, HostId, JobId, Namespace, ReservationId};
 pub use job::{Eviction, Job, JobStatus, Phase};

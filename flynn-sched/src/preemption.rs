@@ -26,6 +26,7 @@ use shortlist::Shortlist;
 /// Finds what to preempt. Holds no state but its options; [`round`](Self::round) begins the work on a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preemptor {
+    least: u8,
     gap: u8,
     max_victims: usize,
 }
@@ -33,6 +34,7 @@ pub struct Preemptor {
 impl Default for Preemptor {
     fn default() -> Self {
         Self {
+            least: Group::PRIORITY + 1,
             gap: 1,
             max_victims: Self::MAX_VICTIMS,
         }
@@ -51,6 +53,20 @@ impl Preemptor {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For which groups schedulers use it: those of at least this priority. Default: those that are more important than
+    /// [`Group::PRIORITY`].
+    #[must_use]
+    pub fn with_least_priority(mut self, least: u8) -> Self {
+        self.least = least;
+        self
+    }
+
+    /// Do schedulers use it for this group?
+    #[must_use]
+    pub fn serves(&self, group: &Group) -> bool {
+        group.priority >= self.least
     }
 
     /// How much less important a victim must be, at least 1 (the default). With bands of priorities this keeps groups of

@@ -1,8 +1,10 @@
 //! How much the jobs of one namespace may ask for together.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{JobSpec, Named, Namespace, Resources};
+use crate::{ClusterState, JobSpec, Named, Namespace, Resources};
 
 /// A bound on what all jobs of a namespace ask for together. Limits that are `None`, and named resources that are not
 /// mentioned, are unbounded.
@@ -21,7 +23,7 @@ pub struct Quota {
     pub disk_bytes: Option<u64>,
     /// Named resources.
     #[serde(default)]
-    pub named: std::collections::BTreeMap<String, u64>,
+    pub named: BTreeMap<String, u64>,
     /// How many jobs.
     #[serde(default)]
     pub jobs: Option<u64>,
@@ -58,6 +60,43 @@ impl Usage {
     }
 }
 
+/// What namespaces use, with what one round of a scheduler starts.
+#[derive(Debug)]
+pub(crate) struct Ledger<'s> {
+    state: &'s ClusterState,
+    /// Of namespaces with a quota in which something was started.
+    used: BTreeMap<&'s Namespace, Usage>,
+}
+
+impl<'s> Ledger<'s> {
+    pub(crate) fn on(state: &'s ClusterState) -> Self {
+        Self {
+            state,
+            used: BTreeMap::new(),
+        }
+    }
+
+    /// Why one more job like this would be too much, in a sentence.
+    pub(crate) fn exceeded(&self, spec: &JobSpec) -> Option<String> {
+        let quota = self.state.quota(&spec.namespace)?;
+        match self.used.get(&spec.namespace) {
+            Some(usage) => quota.exceeded(usage, spec),
+            None => quota.exceeded(&self.state.usage(&spec.namespace), spec),
+        }
+    }
+
+    /// One more job is started.
+    pub(crate) fn add(&mut self, spec: &JobSpec) {
+        if let Some(quota) = self.state.quota(&spec.namespace) {
+            let state = self.state;
+            self.used
+                .entry(&quota.namespace)
+                .or_insert_with(|| state.usage(&spec.namespace))
+                .add(spec);
+        }
+    }
+}
+
 impl Quota {
     /// A quota without limits.
     #[must_use]
@@ -67,7 +106,7 @@ impl Quota {
             cpu_millis: None,
             memory_bytes: None,
             disk_bytes: None,
-            named: std::collections::BTreeMap::new(),
+            named: BTreeMap::new(),
             jobs: None,
         }
     }

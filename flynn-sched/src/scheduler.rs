@@ -9,6 +9,7 @@ mod fairness;
 mod gang;
 mod hold;
 mod ids;
+mod making_room;
 mod omni;
 mod progress;
 mod rebalance;
@@ -23,10 +24,11 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     ClusterState, Error, Group, GroupStatus, HostId, Job, JobId, JobStatus, Transaction,
-    placement::Board, transaction::Change,
+    placement::Board, quota::Ledger, transaction::Change,
 };
 
 use hold::Hold;
+use making_room::MakingRoom;
 
 pub use backoff::RestartBackoff;
 pub use batch::BatchScheduler;
@@ -121,6 +123,8 @@ struct Round<'s> {
     board: Option<Board>,
     /// The hold that stands, and whether the board heeds it already.
     hold: Option<(Hold<'s>, bool)>,
+    making_room: MakingRoom<'s>,
+    ledger: Ledger<'s>,
     transaction: Transaction,
 }
 
@@ -130,6 +134,8 @@ impl<'s> Round<'s> {
             state,
             board: None,
             hold: Hold::of(state).map(|hold| (hold, false)),
+            making_room: MakingRoom::on(state),
+            ledger: Ledger::on(state),
             transaction: Transaction::on(state),
         }
     }
@@ -141,8 +147,9 @@ impl<'s> Round<'s> {
         groups
     }
 
-    /// The board to place the group's jobs on. Hosts that are kept from the group have no room on it; groups must come by
-    /// priority, the highest first, since the board stays so for those that follow.
+    /// The board to place the group's jobs on. Hosts that are kept from the group have no room on it, and room that is being
+    /// made for more important ones is taken; groups must come by priority, the highest first, since the board stays so
+    /// for those that follow.
     fn board_for(&mut self, group: &Group) -> &mut Board {
         let board = self.board.get_or_insert_with(|| Board::of(self.state));
         if let Some((hold, is_heeded)) = &mut self.hold
@@ -152,12 +159,14 @@ impl<'s> Round<'s> {
             hold.apply(board);
             *is_heeded = true;
         }
+        self.making_room.hold_from(group, board);
         board
     }
 
     /// Forgets what was claimed on the board.
     fn discard_board(&mut self) {
         self.board = None;
+        self.making_room.forget_board();
         if let Some((_, is_heeded)) = &mut self.hold {
             *is_heeded = false;
         }
@@ -175,6 +184,12 @@ impl<'s> Round<'s> {
             Some((hold, _)) if hold.excludes(group) => why + &hold.reason(),
             _ => why,
         }
+    }
+
+    /// Notes that a job is started in this round.
+    fn count(&mut self, job: &Job) {
+        self.making_room.started(&job.host, &job.spec);
+        self.ledger.add(&job.spec);
     }
 
     /// Adds a group's changes behind a guard, so that two copies of a scheduler do not both make them.

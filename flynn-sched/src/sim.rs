@@ -90,7 +90,7 @@ pub struct SimCounters {
     pub started: u64,
     /// Jobs that were told to stop.
     pub stopped: u64,
-    /// Jobs that were preempted.
+    /// Jobs that were told to go for something more important.
     pub preempted: u64,
     /// Moments at which schedulers still had proposals after [`SimCluster::MAX_ROUNDS`] rounds.
     pub livelocks: u64,
@@ -380,6 +380,7 @@ impl Sim {
         };
         self.counters.conflicts += u64::from(has_conflicts);
         let applied = result?;
+        let before = Arc::clone(&self.state);
         refused.extend(applied.refused);
         self.replace(applied.state);
         for change in &applied.accepted {
@@ -396,8 +397,8 @@ impl Sim {
                     }
                 }
                 Change::Evict { job, why } => {
-                    let job = self.state.job(job).cloned();
-                    if let Some(job) = job.filter(|_| why.is_at_once()) {
+                    let running = before.job(job).filter(|job| !job.is_stopping);
+                    if let Some(job) = running.cloned().filter(|_| why.is_at_once()) {
                         self.counters.preempted += 1;
                         self.plan_end(&job, 10..200, Phase::Done, None);
                     }

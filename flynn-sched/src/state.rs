@@ -12,6 +12,7 @@ use crate::{
 mod edit;
 mod events;
 mod keeping_apart;
+mod nominated;
 mod reserved;
 
 pub(crate) use keeping_apart::KeepingApart;
@@ -32,6 +33,7 @@ pub struct ClusterState {
     quotas: OrdMap<Namespace, Arc<Quota>>,
     usage: OrdMap<Namespace, Usage>,
     reserved: reserved::Reserved,
+    nominated: nominated::Nominated,
 }
 
 /// A job and what is known about what is known of it.

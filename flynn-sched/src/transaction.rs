@@ -109,7 +109,7 @@ pub enum Change {
     /// Takes a job away from its host, at once or by moving it. Evicting a job that is gone, at its end or told to stop
     /// already succeeds and changes nothing.
     ///
-    /// A preemption is refused when the group it is made for is gone or has another priority than it says; when the job's
+    /// A preemption is refused when the group it is made for is gone, has another priority than it says or failed its guard; when the job's
     /// own group is not strictly less important; when the job is of the system and the group it is made for is not; and
     /// when the [`Budget`](crate::Budget) of the job's group does not allow it.
     Evict {
@@ -132,7 +132,8 @@ pub enum Change {
         /// Its [`ClusterState::group_version`] in the snapshot.
         version: u64,
     },
-    /// Writes what the group's scheduler says of it. The default removes the note. Refused when an earlier change of the
+    /// Writes what the group's scheduler says of it. The default removes the note. Where the nominations change, so does
+    /// the group's version. Refused when an earlier change of the
     /// transaction to the group or its jobs was refused: it would tell of what did not happen.
     Note {
         /// The group.

@@ -217,6 +217,20 @@ impl Board {
         self.change(at, false);
     }
 
+    /// Takes what one job of another group needs on a host, even if it is not all there: it is kept for that group.
+    pub(crate) fn hold(
+        &mut self,
+        state: &ClusterState,
+        group: &GroupId,
+        host: &HostId,
+        spec: &JobSpec,
+    ) {
+        if let Some(at) = self.slot(host) {
+            let mut tally = self.tally(state, group);
+            self.claim(at, spec, &mut tally);
+        }
+    }
+
     pub(super) fn at(&self, slot: usize) -> &Slot {
         &self.slots[slot]
     }

@@ -250,6 +250,7 @@ impl Planner<'_> {
                     step.expect(self.mirror, CellKey::Group(group.clone()));
                     step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
                     step.expect(self.mirror, CellKey::Group(by.clone()));
+                    self.guard(&mut step, by);
                 }
                 group
             }
@@ -281,6 +282,10 @@ impl Planner<'_> {
                 step.compares
                     .insert(CellKey::Group(group.clone()), Condition::Present);
                 self.guard(&mut step, group);
+                if self.after.group_version(group) > self.mirror.state.group_version(group) {
+                    // Its nominations have changed, or its placements.
+                    step.touch(CellKey::GroupSeq(group.clone()));
+                }
                 if **status == GroupStatus::default() {
                     step.delete(CellKey::Note(group.clone()));
                 } else {

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    ClusterState, Group, GroupKind, GroupStatus, Job, Namespace, Transaction,
+    ClusterState, Group, GroupKind, GroupStatus, Job, Namespace, Preemptor, Transaction,
     placement::{BinPack, LeastLoaded, Need, Placer, SpreadHosts, Tally},
     scheduler::{
-        Context, RestartBackoff, Round, Scheduler, fairness::Shares, progress::Progress,
-        replicas::stop, roster::by_expendability,
+        Context, RestartBackoff, Round, Scheduler, fairness::Shares, making_room::Seats,
+        progress::Progress, replicas::stop, roster::by_expendability,
     },
     transaction::Change,
 };
@@ -28,6 +28,7 @@ pub struct BatchScheduler {
     pub(super) lost_grace: Duration,
     pub(super) history: usize,
     pub(super) backoff: RestartBackoff,
+    preemptor: Option<Preemptor>,
     weights: BTreeMap<Namespace, u32>,
 }
 
@@ -40,6 +41,7 @@ impl Default for BatchScheduler {
             lost_grace: Self::LOST_GRACE,
             history: Self::HISTORY,
             backoff: RestartBackoff::default(),
+            preemptor: None,
             weights: BTreeMap::new(),
         }
     }
@@ -94,6 +96,14 @@ impl BatchScheduler {
         self
     }
 
+    /// Makes room by this preemptor for groups that it [serves](Preemptor::serves). By default nothing is preempted for a
+    /// batch.
+    #[must_use]
+    pub fn with_preemption(mut self, preemptor: Preemptor) -> Self {
+        self.preemptor = Some(preemptor);
+        self
+    }
+
     /// How much of the cell a namespace may have compared with others, where it is not enough for all; 1 unless this is
     /// said, and 0 counts as 1.
     #[must_use]
@@ -105,14 +115,16 @@ impl BatchScheduler {
     /// What a group needs now, before anything is placed.
     fn plan<'s>(
         &self,
-        state: &'s ClusterState,
+        round: &Round<'s>,
         group: &'s Arc<Group>,
         (count, retries): (u32, u32),
         context: &mut Context<'_>,
     ) -> Plan<'s> {
+        let state = round.state;
         let mut progress = Progress::of(self, state, group, context);
         let mut changes = std::mem::take(&mut progress.removals);
         let wanted = progress.wanted(count, retries);
+        changes.extend(progress.forget_displaced(wanted.iter().sum()));
         self.stop_surplus(state, &progress, count, &mut changes);
         Plan {
             group,
@@ -124,6 +136,8 @@ impl BatchScheduler {
             changes,
             tally: None,
             blocked: None,
+            lacks_room: false,
+            seats: round.making_room.seats(group, context),
         }
     }
 
@@ -140,6 +154,11 @@ impl BatchScheduler {
         };
         let group = plan.group;
         let state = round.state;
+        if let Some(why) = round.ledger.exceeded(&group.spec) {
+            plan.blocked = Some(why);
+            plan.tally = None;
+            return false;
+        }
         let board = round.board_for(group);
         let tally = plan
             .tally
@@ -148,11 +167,14 @@ impl BatchScheduler {
         let Some(host) = self.placer.place(&need, board, tally) else {
             let why = self.placer.why(&need, board, tally).to_string();
             plan.blocked = Some(round.reason(group, why));
+            plan.lacks_room = true;
             plan.tally = None;
             return false;
         };
         let attempt_number = u32::try_from(attempt).unwrap_or(u32::MAX);
+        plan.seats.take(&host);
         let job = context.new_job(group, host);
+        round.count(&job);
         plan.changes.push(Change::Start(Arc::new(Job {
             attempt: attempt_number,
             ..job
@@ -163,7 +185,8 @@ impl BatchScheduler {
     }
 
     /// Proposes what was planned and placed, and notes how far the group is.
-    fn conclude(&self, round: &mut Round<'_>, plan: Plan<'_>, context: &Context<'_>) {
+    fn conclude(&self, round: &mut Round<'_>, mut plan: Plan<'_>, context: &Context<'_>) {
+        self.make_room(round, &mut plan, context);
         let Plan {
             group,
             count,
@@ -172,6 +195,7 @@ impl BatchScheduler {
             progress,
             mut changes,
             mut blocked,
+            seats,
             ..
         } = plan;
         let (succeeded, failed) = (progress.succeeded(), progress.given_up(retries));
@@ -186,11 +210,40 @@ impl BatchScheduler {
             failed,
             is_complete: is_idle && succeeded.saturating_add(failed) >= count,
             forgotten: progress.forgotten,
+            nominated: round.making_room.keep(group, seats),
             ..GroupStatus::default()
         };
         round.date_completion(group, &mut status, context);
         changes.extend(round.note(group, status, context.now_ms()));
         round.propose(group, changes);
+    }
+
+    /// Preempts what is less important for jobs that no host can take.
+    fn make_room(&self, round: &mut Round<'_>, plan: &mut Plan<'_>, context: &Context<'_>) {
+        let preemptor = self.preemptor.as_ref();
+        let serves = |preemptor: &&Preemptor| preemptor.serves(plan.group);
+        let Some(preemptor) = preemptor.filter(serves).filter(|_| plan.lacks_room) else {
+            plan.seats.limit(0);
+            return;
+        };
+        let wanted = plan.missing.saturating_sub(plan.progress.displaced());
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        plan.seats.limit(wanted);
+        let making = &mut round.making_room;
+        let (evictions, no) = making.make_room(
+            preemptor,
+            plan.group,
+            None,
+            wanted,
+            &mut plan.seats,
+            context,
+        );
+        plan.changes.extend(evictions);
+        match (no, &mut plan.blocked) {
+            (Some(no), Some(why)) => *why = format!("{why}; {no}"),
+            (None, blocked) if plan.seats.len() > 0 => *blocked = Some(plan.seats.describe()),
+            _ => {}
+        }
     }
 
     /// Stops jobs that are not needed any more, after the count was lowered.
@@ -233,7 +286,7 @@ impl Scheduler for BatchScheduler {
                 if let GroupKind::Batch { count, retries } = group.kind
                     && !round.retire(group, context)
                 {
-                    plans.push(self.plan(state, group, (count, retries), context));
+                    plans.push(self.plan(&round, group, (count, retries), context));
                 }
             }
             let in_line = plans.iter_mut().filter(|plan| plan.missing > 0);
@@ -266,4 +319,7 @@ struct Plan<'s> {
     /// Where its jobs are, while it is its turn.
     tally: Option<Tally>,
     blocked: Option<String>,
+    /// It is room that lacks, nothing else.
+    lacks_room: bool,
+    seats: Seats,
 }

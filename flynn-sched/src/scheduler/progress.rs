@@ -23,6 +23,8 @@ pub(super) struct Progress<'s> {
     /// Jobs that are not at their end.
     pub(super) live: Vec<&'s Arc<Job>>,
     live_by_attempt: Vec<u32>,
+    /// Jobs that the cell took away.
+    displaced: Vec<&'s Arc<Job>>,
     /// What will be remembered of jobs that are removed, after this round.
     pub(super) forgotten: Vec<Forgotten>,
     pub(super) removals: Vec<Change>,
@@ -49,7 +51,9 @@ impl<'s> Progress<'s> {
         }
         let mut finals: Vec<&Arc<Job>> = Vec::new();
         for job in state.jobs_of(&group.id) {
-            if job.status.phase.is_final() {
+            if job.status.phase.is_final() && was_evicted(job) {
+                progress.displaced.push(job);
+            } else if job.status.phase.is_final() {
                 finals.push(job);
                 progress.count_end(job, scheduler, context);
             } else if is_lost(state.host(&job.host), millis(scheduler.lost_grace), context) {
@@ -66,17 +70,34 @@ impl<'s> Progress<'s> {
         let surplus = finals.len().saturating_sub(scheduler.history);
         for job in &finals[..surplus] {
             progress.removals.push(Change::Remove(job.id.clone()));
-            if !was_evicted(job) {
-                count(at(&mut progress.forgotten, job.attempt), job);
-            }
+            count(at(&mut progress.forgotten, job.attempt), job);
         }
         progress
     }
 
+    /// How many went because the cell took them away, and have not been replaced. Nobody is preempted for them in turn.
+    pub(super) fn displaced(&self) -> u32 {
+        let going = self.live.iter().filter(|job| was_evicted(job));
+        u32::try_from(self.displaced.len() + going.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Forgets those that have been replaced.
+    pub(super) fn forget_displaced(
+        &mut self,
+        missing: u32,
+    ) -> impl Iterator<Item = Change> + use<> {
+        self.displaced.sort_by_key(|job| ended_ms(job));
+        let kept = usize::try_from(missing).unwrap_or(usize::MAX);
+        let replaced = self.displaced.len().saturating_sub(kept);
+        let removals: Vec<Change> = self
+            .displaced
+            .drain(..replaced)
+            .map(|job| Change::Remove(job.id.clone()))
+            .collect();
+        removals.into_iter()
+    }
+
     fn count_end(&mut self, job: &Job, scheduler: &BatchScheduler, context: &mut Context<'_>) {
-        if was_evicted(job) {
-            return;
-        }
         count(at(&mut self.ended, job.attempt), job);
         if has_failed(job) {
             let delay = scheduler.backoff.delay_ms(job.attempt.saturating_add(1));

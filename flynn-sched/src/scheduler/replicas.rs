@@ -1,15 +1,16 @@
 //! `count` copies of a job somewhere: start what is missing, stop what is too much, move what must leave.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    ClusterState, Group, GroupStatus, Job, Phase,
+    Budget, ClusterState, Group, GroupStatus, Job, JobId, Phase,
     clock::millis,
     placement::Need,
     scheduler::{
         Context, Round, ServiceScheduler,
         backoff::{Held, how_it_ended},
-        roster::{Roster, by_expendability},
+        making_room::Seats,
+        roster::{Roster, by_expendability, must_leave},
     },
     transaction::Change,
 };
@@ -33,64 +34,146 @@ pub(super) fn schedule(
     changes.extend(roster.trim(scheduler.history));
 
     let missing = count.saturating_sub(roster.staying.len());
+    changes.extend(roster.forget_displaced(missing));
+    let mut seats = round.making_room.seats(group, context);
     let (placed, blocked) = if missing > 0 {
-        start_missing(
+        let mut starting = Starting {
             scheduler,
             round,
             group,
-            &roster,
-            missing,
-            context,
-            &mut changes,
-        )
+            roster: &roster,
+            seats: &mut seats,
+            changes: &mut changes,
+        };
+        starting.start(missing, context)
     } else {
+        seats.limit(0);
         (0, None)
     };
     let status = GroupStatus {
         missing: u32::try_from(missing - placed).unwrap_or(u32::MAX),
         blocked,
+        nominated: round.making_room.keep(group, seats),
         ..GroupStatus::default()
     };
     changes.extend(round.note(group, status, context.now_ms()));
     round.propose(group, changes);
 }
 
-/// Places missing jobs; says how many it placed, and why not all.
-fn start_missing(
-    scheduler: &ServiceScheduler,
-    round: &mut Round<'_>,
-    group: &Arc<Group>,
-    roster: &Roster<'_>,
-    missing: usize,
-    context: &mut Context<'_>,
-    changes: &mut Vec<Change>,
-) -> (usize, Option<String>) {
-    let state = round.state;
-    let held = scheduler
-        .backoff
-        .held(roster.failures(group), context.now_ms());
-    let wanted = missing.saturating_sub(held.count);
-    let mut blocked = None;
-    let mut placed = 0;
-    if wanted > 0 {
-        let board = round.board_for(group);
-        let mut tally = board.tally(state, &group.id);
+/// Starts missing jobs of a group.
+struct Starting<'a, 's> {
+    scheduler: &'a ServiceScheduler,
+    round: &'a mut Round<'s>,
+    group: &'a Arc<Group>,
+    roster: &'a Roster<'s>,
+    seats: &'a mut Seats,
+    changes: &'a mut Vec<Change>,
+}
+
+impl Starting<'_, '_> {
+    /// Places missing jobs; says how many it placed, and why not all.
+    fn start(&mut self, missing: usize, context: &mut Context<'_>) -> (usize, Option<String>) {
+        let (scheduler, group, roster) = (self.scheduler, self.group, self.roster);
+        let held = scheduler
+            .backoff
+            .held(roster.failures(group), context.now_ms());
+        let wanted = missing.saturating_sub(held.count);
+        let (placed, mut blocked) = if wanted > 0 {
+            self.place(wanted, context)
+        } else {
+            self.seats.limit(0);
+            (0, None)
+        };
+        if missing > wanted {
+            held.until_ms.into_iter().for_each(|ms| context.wake_at(ms));
+            blocked = blocked.or_else(|| Some(describe(&held, roster, group)));
+        }
+        (placed, blocked)
+    }
+
+    fn place(&mut self, wanted: usize, context: &mut Context<'_>) -> (usize, Option<String>) {
+        let (scheduler, group, state) = (self.scheduler, self.group, self.round.state);
+        let mut tally = self.round.board_for(group).tally(state, &group.id);
         let need = Need::new(&group.id, &group.spec).at(context.now_ms());
-        while placed < wanted {
+        for placed in 0..wanted {
+            if let Some(why) = self.round.ledger.exceeded(&group.spec) {
+                self.seats.limit(0);
+                return (placed, Some(why));
+            }
+            let board = self.round.board_for(group);
             let Some(host) = scheduler.placer.place(&need, board, &mut tally) else {
-                blocked = Some(scheduler.placer.why(&need, board, &tally).to_string());
-                break;
+                let why = scheduler.placer.why(&need, board, &tally).to_string();
+                let why = self.round.reason(group, why);
+                let lacking = wanted - placed;
+                let blocked = self.make_room(lacking, why, context);
+                self.give_up(lacking);
+                return (placed, Some(blocked));
             };
-            changes.push(Change::Start(Arc::new(context.new_job(group, host))));
-            placed += 1;
+            self.seats.take(&host);
+            let job = context.new_job(group, host);
+            self.round.count(&job);
+            self.changes.push(Change::Start(Arc::new(job)));
+        }
+        self.seats.limit(0);
+        (wanted, None)
+    }
+
+    /// Preempts what is less important for jobs that no host can take; says why they are not placed.
+    fn make_room(&mut self, lacking: usize, why: String, context: &Context<'_>) -> String {
+        let (group, roster) = (self.group, self.roster);
+        let Some(preemptor) = self.scheduler.preemptor.as_ref() else {
+            self.seats.limit(0);
+            return why;
+        };
+        if !preemptor.serves(group) {
+            self.seats.limit(0);
+            return why;
+        }
+        let patient = roster.preempted(lacking) + roster.movers(self.round.state, group);
+        let wanted = lacking.saturating_sub(patient);
+        self.seats.limit(wanted);
+        let making = &mut self.round.making_room;
+        let (evictions, no) = making.make_room(preemptor, group, None, wanted, self.seats, context);
+        self.changes.extend(evictions);
+        match no {
+            Some(no) => format!("{why}; {no}"),
+            None if self.seats.len() > 0 => self.seats.describe(),
+            None => why,
         }
     }
-    blocked = blocked.map(|why| round.reason(group, why));
-    if missing > wanted {
-        held.until_ms.into_iter().for_each(|ms| context.wake_at(ms));
-        blocked = blocked.or_else(|| Some(describe(&held, roster, group)));
+
+    /// Lets jobs go from hosts that must be emptied although there is no room for them elsewhere, if their group says how
+    /// many it can do without.
+    fn give_up(&mut self, lacking: usize) {
+        let (group, state) = (self.group, self.round.state);
+        if group.max_unavailable.is_none() || self.seats.len() >= lacking {
+            return;
+        }
+        let mut budget = Budget::of(state, group);
+        let going: BTreeSet<&JobId> = self
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Stop(id) => Some(id),
+                _ => None,
+            })
+            .collect();
+        let mut stops = Vec::new();
+        let mut leaving = self.roster.leaving.clone();
+        by_expendability(state, &mut leaving);
+        for job in leaving {
+            if going.contains(&job.id) {
+                budget.take(state, job);
+            } else if stops.len() < lacking
+                && must_leave(job, state.host(&job.host))
+                && budget.allows(state, job)
+            {
+                budget.take(state, job);
+                stops.push(stop(job));
+            }
+        }
+        self.changes.extend(stops);
     }
-    (placed, blocked)
 }
 
 /// Why failures hold jobs back. The text changes only with the failures, not with the time.

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    ClusterState, Group, HostId, HostState, Job, Phase,
-    scheduler::{Context, backoff::ended_ms},
+    ClusterState, Group, HostId, HostState, Job, Phase, Taint, TaintEffect,
+    scheduler::{Context, backoff::ended_ms, making_room::was_preempted},
     transaction::Change,
 };
 
@@ -13,8 +13,8 @@ use crate::{
 pub(super) struct Roster<'s> {
     /// They count: they run, or will, or their host has been lost only for a moment.
     pub(super) staying: Vec<&'s Arc<Job>>,
-    /// They run, and are to be replaced: their host is draining, the cell moves them, or they run what the group no
-    /// longer is.
+    /// They run, and are to be replaced: their host is draining or tainted, the cell moves them, or they run what the
+    /// group no longer is.
     pub(super) leaving: Vec<&'s Arc<Job>>,
     /// They are told to stop and have not said yet that they did.
     pub(super) stopping: Vec<&'s Arc<Job>>,
@@ -22,6 +22,8 @@ pub(super) struct Roster<'s> {
     pub(super) lost: Vec<&'s Arc<Job>>,
     /// They are at their end, the oldest end first.
     pub(super) ended: Vec<&'s Arc<Job>>,
+    /// They were told to go for something more important, and went; the oldest first. Each is kept until it is replaced.
+    pub(super) displaced: Vec<&'s Arc<Job>>,
 }
 
 impl<'s> Roster<'s> {
@@ -34,23 +36,46 @@ impl<'s> Roster<'s> {
         let mut roster = Self::default();
         for job in state.jobs_of(&group.id) {
             let host = state.host(&job.host);
-            if job.status.phase.is_final() {
+            if job.status.phase.is_final() && was_preempted(job) {
+                roster.displaced.push(job);
+            } else if job.status.phase.is_final() {
                 roster.ended.push(job);
             } else if is_lost(host, lost_grace_ms, context) {
                 roster.lost.push(job);
             } else if job.is_stopping {
                 roster.stopping.push(job);
-            } else if host.is_some_and(|host| host.host.is_draining)
-                || job.is_moving()
-                || !is_current(job, group)
-            {
+            } else if must_leave(job, host) || job.is_moving() || !is_current(job, group) {
                 roster.leaving.push(job);
             } else {
                 roster.staying.push(job);
             }
         }
         roster.ended.sort_by_key(|job| ended_ms(job));
+        roster.displaced.sort_by_key(|job| ended_ms(job));
         roster
+    }
+
+    /// How many of the missing jobs went for something more important. They come back when there is room, and nobody is
+    /// preempted for them in turn.
+    pub(super) fn preempted(&self, missing: usize) -> usize {
+        let stopping = self.stopping.iter().filter(|job| was_preempted(job));
+        (self.displaced.len() + stopping.count()).min(missing)
+    }
+
+    /// Forgets those that have been replaced.
+    pub(super) fn forget_displaced(&self, missing: usize) -> impl Iterator<Item = Change> {
+        let replaced = self.displaced.len().saturating_sub(missing);
+        self.displaced[..replaced]
+            .iter()
+            .map(|job| Change::Remove(job.id.clone()))
+    }
+
+    /// How many leave only because the cell moves them: they can stay where they are for now.
+    pub(super) fn movers(&self, state: &ClusterState, group: &Group) -> usize {
+        let only_moves = |job: &&&Arc<Job>| {
+            job.is_moving() && is_current(job, group) && !must_leave(job, state.host(&job.host))
+        };
+        self.leaving.iter().filter(only_moves).count()
     }
 
     /// The jobs that ended without being told to, and run what the group is.
@@ -69,6 +94,15 @@ impl<'s> Roster<'s> {
             .iter()
             .map(|job| Change::Remove(job.id.clone()))
     }
+}
+
+/// Does its host want to be rid of it: is it draining, or does it have a taint that the job does not bear?
+pub(super) fn must_leave(job: &Job, host: Option<&HostState>) -> bool {
+    host.is_some_and(|host| {
+        let evicts = |effect| effect == TaintEffect::NoExecute;
+        host.host.is_draining
+            || Taint::untolerated(&host.host.taints, &job.spec.tolerations, evicts).is_some()
+    })
 }
 
 fn is_current(job: &Job, group: &Group) -> bool {

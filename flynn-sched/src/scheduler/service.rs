@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    ClusterState, GroupKind, Transaction,
+    ClusterState, GroupKind, Preemptor, Transaction,
     clock::millis,
     placement::Placer,
     scheduler::{
@@ -27,6 +27,7 @@ pub struct ServiceScheduler {
     pub(super) forget_after: Duration,
     pub(super) history: usize,
     pub(super) backoff: RestartBackoff,
+    pub(super) preemptor: Option<Preemptor>,
     suspension: Suspension,
     logged: Option<MassFailure>,
 }
@@ -40,6 +41,7 @@ impl Default for ServiceScheduler {
             forget_after: Self::FORGET_AFTER,
             history: Self::HISTORY,
             backoff: RestartBackoff::default(),
+            preemptor: Some(Preemptor::default()),
             suspension: Suspension {
                 window: Self::SUSPENSION_WINDOW,
                 grace: Self::SUSPENSION_GRACE,
@@ -101,6 +103,21 @@ impl ServiceScheduler {
     #[must_use]
     pub fn with_backoff(mut self, backoff: RestartBackoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Makes room by this preemptor for groups that it [serves](Preemptor::serves). The default is [`Preemptor::new`],
+    /// which serves groups that are more important than [`Group::PRIORITY`](crate::Group::PRIORITY).
+    #[must_use]
+    pub fn with_preemption(mut self, preemptor: Preemptor) -> Self {
+        self.preemptor = Some(preemptor);
+        self
+    }
+
+    /// Preempts nothing.
+    #[must_use]
+    pub fn without_preemption(mut self) -> Self {
+        self.preemptor = None;
         self
     }
 

@@ -109,7 +109,8 @@ impl ClusterState {
 
     pub(crate) fn remove_group(&mut self, id: &GroupId, version: u64) {
         self.groups.remove(id);
-        self.notes.remove(id);
+        let before = self.notes.remove(id);
+        self.nominated.change(id, before.as_deref(), None);
         self.touch_group(id, version);
     }
 
@@ -126,6 +127,8 @@ impl ClusterState {
 
     /// Writes a note; the default is none.
     pub(crate) fn put_note(&mut self, group: &GroupId, status: Arc<GroupStatus>) {
+        let before = self.notes.get(group).map(AsRef::as_ref);
+        self.nominated.change(group, before, Some(&status));
         if *status == GroupStatus::default() {
             self.notes.remove(group);
         } else {

@@ -1,6 +1,7 @@
 //! The rules: which change fits which state. Pure; the one place that every cell asks.
 
 mod evict;
+mod nominate;
 mod reserve;
 
 use std::{
@@ -218,7 +219,14 @@ impl Applying<'_> {
                 if self.incomplete.contains(group) {
                     return Err(No::group(group, "it tells of changes that were refused"));
                 }
+                let known = self.state.group_status(group);
+                let has_moved = known.is_some_and(|known| known.nominated != status.nominated)
+                    || known.is_none() && !status.nominated.is_empty();
                 self.state.put_note(group, Arc::clone(status));
+                if has_moved {
+                    // Two schedulers must not both make room for the same jobs.
+                    self.state.touch_group(group, self.revision);
+                }
                 Ok(())
             }
             Change::PutQuota(quota) => {
@@ -304,6 +312,7 @@ impl Applying<'_> {
             return Err(No::conflict(&job.host, shortage));
         }
         self.held_for_others(job, host)?;
+        self.kept_for_more_important(job, host)?;
         self.quota(job)?;
         self.constraints(job, &host.host)?;
         let mut job = Arc::clone(job);

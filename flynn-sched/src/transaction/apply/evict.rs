@@ -39,6 +39,7 @@ impl Applying<'_> {
 
     /// May the job be preempted for this group? If so, its group's budget is one less.
     fn preempt(&mut self, job: &Job, by: &GroupId, priority: u8) -> Result<(), No> {
+        self.open(by)?;
         let no = |why: String| Err(No::conflict(&job.host, why));
         let Some(winner) = self.state.group(by) else {
             return Err(No::group(by, "it is gone, and needs no room"));

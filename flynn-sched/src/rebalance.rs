@@ -27,6 +27,7 @@
 
 mod picture;
 mod rules;
+mod spread;
 
 use std::time::Duration;
 
@@ -131,7 +132,7 @@ impl Rebalancer {
     /// The smallest weight of costs: without any cost, moves might not come to an end.
     pub const LEAST_WEIGHT: f64 = 0.01;
     /// How many pairs of a job and a host are looked at for one plan; those that promise most come first.
-    pub const MAX_PAIRS: usize = 1_000_000;
+    pub const MAX_PAIRS: usize = 2_000_000;
 
     /// The defaults.
     #[must_use]
@@ -250,6 +251,9 @@ impl Rebalancer {
             let Some(cost) = self.cost(picture, &source, now_ms) else {
                 continue;
             };
+            if picture.most_gain(&source) <= cost * self.cost_weight {
+                continue;
+            }
             let mut best: Vec<Candidate<'s>> = Vec::new();
             for to in 0..picture.len() {
                 pairs += 1;

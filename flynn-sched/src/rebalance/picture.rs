@@ -6,8 +6,12 @@ use std::{
 };
 
 use crate::{
-    ClusterState, Constraint, Domain, Group, GroupId, GroupKind, HostId, HostState, Job, Jobs,
-    Phase, Resources, rebalance::Imbalance,
+    ClusterState, Constraint, Domain, Group, GroupId, GroupKind, Host, HostId, HostState, Job,
+    Jobs, Phase, Resources,
+    rebalance::{
+        Imbalance,
+        spread::{Wish, wishes},
+    },
 };
 
 /// Where the jobs that stay are, and what the hosts carry.
@@ -33,17 +37,9 @@ pub(super) struct Service<'s> {
     /// Those that stay, by host.
     jobs: BTreeMap<usize, Vec<&'s Arc<Job>>>,
     count: u32,
-    wishes: Vec<Wish<'s>>,
+    wishes: Vec<Wish>,
     /// Where jobs of it failed, as far as the cell remembers.
     failed_on: HashSet<&'s HostId>,
-}
-
-/// To be spread over places.
-struct Wish<'s> {
-    over: Domain,
-    weight: f64,
-    max_skew: Option<u32>,
-    counts: HashMap<Option<&'s str>, u32>,
 }
 
 /// A job that could be moved.
@@ -70,6 +66,8 @@ impl<'s> Picture<'s> {
         }
         let mut services = Vec::new();
         let mut by_id = HashMap::new();
+        let mut atlas = HashMap::new();
+        let hosts: Vec<&Host> = spots.iter().map(|spot| spot.host.host.as_ref()).collect();
         for group in state.groups() {
             if matches!(group.kind, GroupKind::Service { .. }) {
                 by_id.insert(&group.id, services.len());
@@ -77,7 +75,7 @@ impl<'s> Picture<'s> {
                     group,
                     jobs: BTreeMap::new(),
                     count: 0,
-                    wishes: wishes(group, &spots),
+                    wishes: wishes(group, &hosts, &mut atlas),
                     failed_on: HashSet::new(),
                 });
             }
@@ -94,7 +92,7 @@ impl<'s> Picture<'s> {
             };
             spots[at].used = spots[at].used.saturating_add(&job.spec.request);
             if let Some(service) = by_id.get(&job.group).map(|n| &mut services[*n]) {
-                service.put(job, at, spots[at].host);
+                service.put(job, at);
             }
         }
         Self {
@@ -108,10 +106,7 @@ impl<'s> Picture<'s> {
     pub(super) fn imbalance(&self) -> Imbalance {
         let spread = |service: &Service<'_>| -> f64 {
             let all = f64::from(service.count.max(1));
-            let of = |wish: &Wish<'_>| -> f64 {
-                let squares = wish.counts.values().map(|n| f64::from(*n).powi(2));
-                wish.weight * squares.sum::<f64>() / all
-            };
+            let of = |wish: &Wish| wish.weight * wish.counts.squares() / all;
             service.wishes.iter().map(of).sum()
         };
         Imbalance {
@@ -158,7 +153,7 @@ impl<'s> Picture<'s> {
                         group,
                         from: *from,
                     };
-                    let excess = service.excess(spot.host);
+                    let excess = service.excess(*from);
                     sources.push((excess, squared(&spot.used, spot), source));
                 }
             }
@@ -180,36 +175,46 @@ impl<'s> Picture<'s> {
         }
         let service = self.service(source);
         let (from_spot, to_spot) = (&self.spots[source.from], &self.spots[to]);
-        let spread = service.gain(from_spot.host, to_spot.host);
+        let spread = service.gain(source.from, to);
+        if spread < 0.0 {
+            return None;
+        }
         let request = &source.job.spec.request;
         let before = squared(&from_spot.used, from_spot) + squared(&to_spot.used, to_spot);
         let after = squared(&from_spot.used.saturating_sub(request), from_spot)
             + squared(&to_spot.used.saturating_add(request), to_spot);
         let gain = spread + before - after;
-        (spread >= 0.0 && gain > 0.0).then_some(gain)
+        (gain > 0.0).then_some(gain)
+    }
+
+    /// No move of the job gains more.
+    pub(super) fn most_gain(&self, source: &Source<'_>) -> f64 {
+        let spot = &self.spots[source.from];
+        let without = spot.used.saturating_sub(&source.job.spec.request);
+        let load = squared(&spot.used, spot) - squared(&without, spot);
+        self.service(source).excess(source.from) + load
     }
 
     /// Would a strict limit of spread be broken, or broken more than it is?
     pub(super) fn breaks_skew(&self, source: &Source<'_>, to: usize) -> bool {
-        let (from, to) = (self.host(source.from), self.host(to));
-        self.service(source).wishes.iter().any(|wish| {
+        let service = self.service(source);
+        service.wishes.iter().any(|wish| {
             let Some(max_skew) = wish.max_skew else {
                 return false;
             };
-            let (here, there) = (wish.place(from), wish.place(to));
+            let (here, there) = (wish.place(source.from), wish.place(to));
             if here == there {
                 return false;
             }
-            // As it will be after the move.
-            let fewest = wish.counts.iter().map(|(place, n)| {
-                if *place == here {
-                    n.saturating_sub(1)
-                } else {
-                    *n
-                }
+            // As it will be after the move, of the places where jobs can be.
+            let able = self.spots.iter().enumerate();
+            let able = able.filter(|(_, spot)| service.group.belongs_on(&spot.host.host));
+            let fewest = able.map(|(at, _)| {
+                let place = wish.place(at);
+                wish.counts.of(place) - u32::from(place == here)
             });
             let fewest = fewest.min().unwrap_or_default();
-            let (here, there) = (wish.count(here), wish.count(there) + 1);
+            let (here, there) = (wish.counts.of(here), wish.counts.of(there) + 1);
             there > here && there > fewest.saturating_add(max_skew)
         })
     }
@@ -221,18 +226,18 @@ impl<'s> Picture<'s> {
         let best = service
             .wishes
             .iter()
-            .map(|wish| (wish.gain(from, to_host, service.count), wish))
+            .map(|wish| (wish.gain(source.from, to, service.count), wish))
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
             .filter(|(gain, _)| *gain > 0.0);
         if let Some((_, wish)) = best {
-            let (here, there) = (wish.place(from), wish.place(to_host));
+            let over = &wish.places.over;
             return format!(
                 "{} {} has {} jobs of the group and {} has {}",
-                wish.over.name(),
-                here.unwrap_or("unknown"),
-                wish.count(here),
-                there.unwrap_or("unknown"),
-                wish.count(there)
+                over.name(),
+                over.of(&from.host).unwrap_or("unknown"),
+                wish.counts.of(wish.place(source.from)),
+                over.of(&to_host.host).unwrap_or("unknown"),
+                wish.counts.of(wish.place(to))
             );
         }
         let percent = |at: usize| {
@@ -251,26 +256,25 @@ impl<'s> Picture<'s> {
     /// The job stands on `to` from now on.
     pub(super) fn carry_out(&mut self, source: &Source<'s>, to: usize) {
         let request = &source.job.spec.request;
-        let (from, to_host) = (self.host(source.from), self.host(to));
         let spot = &mut self.spots[source.from];
         spot.used = spot.used.saturating_sub(request);
         let spot = &mut self.spots[to];
         spot.used = spot.used.saturating_add(request);
         for wish in &mut self.services[source.group].wishes {
-            let (here, there) = (wish.place(from), wish.place(to_host));
-            wish.add(here, -1);
-            wish.add(there, 1);
+            let (here, there) = (wish.place(source.from), wish.place(to));
+            wish.counts.add(here, -1);
+            wish.counts.add(there, 1);
         }
     }
 }
 
 impl<'s> Service<'s> {
-    fn put(&mut self, job: &'s Arc<Job>, at: usize, host: &'s HostState) {
+    fn put(&mut self, job: &'s Arc<Job>, at: usize) {
         self.jobs.entry(at).or_default().push(job);
         self.count += 1;
         for wish in &mut self.wishes {
-            let place = wish.place(host);
-            wish.add(place, 1);
+            let place = wish.place(at);
+            wish.counts.add(place, 1);
         }
     }
 
@@ -287,68 +291,20 @@ impl<'s> Service<'s> {
         self.count
     }
 
-    fn gain(&self, from: &'s HostState, to: &'s HostState) -> f64 {
+    fn gain(&self, from: usize, to: usize) -> f64 {
         let gains = self.wishes.iter().map(|w| w.gain(from, to, self.count));
         gains.sum()
     }
 
-    /// The most that a job on this host could gain in spread.
-    fn excess(&self, from: &'s HostState) -> f64 {
+    /// The most that a job on this host could gain in spread, wherever it went.
+    fn excess(&self, from: usize) -> f64 {
         let most = self.wishes.iter().map(|wish| {
-            let fewest = wish.counts.values().min().copied().unwrap_or_default();
-            let here = wish.count(wish.place(from));
+            let here = wish.counts.of(wish.place(from));
+            let fewest = wish.counts.fewest(wish.places.count);
             wish.weight * 2.0 * (f64::from(here) - f64::from(fewest) - 1.0).max(0.0)
         });
         most.sum::<f64>() / f64::from(self.count.max(1))
     }
-}
-
-impl<'s> Wish<'s> {
-    fn place(&self, host: &'s HostState) -> Option<&'s str> {
-        self.over.of(&host.host)
-    }
-
-    fn count(&self, place: Option<&str>) -> u32 {
-        self.counts.get(&place).copied().unwrap_or_default()
-    }
-
-    fn add(&mut self, place: Option<&'s str>, more: i32) {
-        let count = self.counts.entry(place).or_default();
-        *count = count.saturating_add_signed(more);
-    }
-
-    /// By how much the sum of squares falls, of `all` jobs.
-    fn gain(&self, from: &'s HostState, to: &'s HostState, all: u32) -> f64 {
-        let (here, there) = (self.place(from), self.place(to));
-        if here == there {
-            return 0.0;
-        }
-        let (here, there) = (self.count(here), self.count(there));
-        self.weight * 2.0 * (f64::from(here) - f64::from(there) - 1.0) / f64::from(all.max(1))
-    }
-}
-
-/// Over hosts, half as much over zones, and what the spec asks for.
-fn wishes<'s>(group: &'s Group, spots: &[Spot<'s>]) -> Vec<Wish<'s>> {
-    let habits = [(Domain::Host, 1.0, None), (Domain::Zone, 0.5, None)];
-    let asked = group.spec.spread.iter().map(|spread| {
-        let weight = f64::from(spread.weight.min(100)) / 50.0;
-        (spread.over.clone(), weight, spread.max_skew)
-    });
-    let wishes = habits.into_iter().chain(asked);
-    wishes
-        .map(|(over, weight, max_skew)| Wish {
-            // Every place where a job could be is one, with or without jobs.
-            counts: spots
-                .iter()
-                .filter(|spot| group.belongs_on(&spot.host.host))
-                .map(|spot| (over.of(&spot.host.host), 0))
-                .collect(),
-            over,
-            weight,
-            max_skew,
-        })
-        .collect()
 }
 
 /// Whom groups want near or far.

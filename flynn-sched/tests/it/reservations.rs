@@ -5,9 +5,11 @@ mod model;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flynn_sched::{
-    Claim, ClusterState, Constraint, Error, Host, Job, JobSpec, Jobs, Named, Phase, Reservation,
-    ReservationId, Resources, Transaction,
+    Claim, Cluster, ClusterState, Constraint, Error, Group, GroupKind, Host, Job, JobSpec, Jobs,
+    Named, Phase, Reservation, ReservationId, Resources, SimCluster, Transaction,
+    clock::Clock,
     reservation::{ReservationRequest, Unreservable, reserve},
+    scheduler::ServiceScheduler,
     transaction::Change,
 };
 
@@ -323,6 +325,35 @@ fn two_holders_of_one_job_do_not_share_a_host_at_one_time() {
     let state = put(&state, reservation("r4", app, 80, 20, 30)).unwrap();
     refusal(start(&state, stay("j", "x", 1, 10, Some(15))));
     start(&state, stay("j", "x", 80, 10, Some(10))).unwrap();
+}
+
+#[test]
+fn a_scheduler_keeps_out_of_reserved_room_says_why_and_comes_when_it_is_free() {
+    let sim = SimCluster::new(3);
+    sim.join(host("a", 100)).unwrap();
+    let ends_ms = sim.now_ms() + 60_000;
+    let holder = group_of("vip");
+    let held = reservation("r", holder, 80, sim.now_ms(), ends_ms);
+    let write = Transaction::default().with(Change::PutReservation(Arc::new(held)));
+    let committed = futures::executor::block_on(sim.commit(write)).unwrap();
+    assert_eq!(committed.refused, vec![]);
+    for id in ["vip", "web"] {
+        let kind = GroupKind::Service { count: 1 };
+        sim.put_group(Group::new(group_id(id), kind, needs(40)));
+    }
+    let mut scheduler = ServiceScheduler::new();
+    let count = |sim: &SimCluster, id: &str| sim.state().jobs_of(&group_id(id)).count();
+    sim.run(&mut [&mut scheduler], Duration::from_secs(30));
+    assert_eq!((count(&sim, "vip"), count(&sim, "web")), (1, 0));
+    let state = sim.state();
+    let status = state.group_status(&group_id("web")).unwrap();
+    let why = status.blocked.as_ref().unwrap();
+    assert!(why.contains("20 MiB is free"), "{why}");
+    sim.run(&mut [&mut scheduler], Duration::from_secs(40));
+    assert_eq!((count(&sim, "vip"), count(&sim, "web")), (1, 1));
+    assert_eq!(sim.state().reservations().len(), 0, "it is cleared away");
+    let counters = sim.counters();
+    assert_eq!((counters.conflicts, counters.livelocks), (0, 0));
 }
 
 // The planner.

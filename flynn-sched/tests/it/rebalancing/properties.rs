@@ -187,6 +187,12 @@ fn short(state: &ClusterState) -> Option<String> {
     short.map(|group| group.id.to_string())
 }
 
+fn up(state: &ClusterState) -> usize {
+    let jobs = state.jobs();
+    jobs.filter(|job| job.status.phase == Phase::Up && !job.is_stopping)
+        .count()
+}
+
 fn is_whole(state: &ClusterState) -> bool {
     state.groups().all(|group| {
         let GroupKind::Service { count } = group.kind else {
@@ -202,7 +208,7 @@ fn is_whole(state: &ClusterState) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
-    /// With the service scheduler, after a host was lost and came back: the cell becomes no less even, no group goes under
+    /// With the service scheduler, after a host was lost and came back: a cell that lacks nothing becomes no less even, no group goes under
     /// its floor, nothing is left on the move, and at last nothing happens any more.
     #[test]
     fn a_simulated_cell_comes_to_rest_more_even_than_before(plan in any_plan(), seed in 0..1000_u64, lost in 0..6_usize) {
@@ -222,7 +228,7 @@ proptest! {
         sim.bring_back(lost);
         sim.run(&mut [&mut services], Duration::from_secs(60));
         let was_whole = is_whole(&sim.state());
-        let before = Imbalance::of(&sim.state());
+        let (before, up_before) = (Imbalance::of(&sim.state()), up(&sim.state()));
         let mut rebalance = RebalanceScheduler::new()
             .with_rebalancer(Rebalancer::new().with_pause(Duration::from_secs(20)));
         let end_ms = sim.now_ms() + 1_200_000;
@@ -232,15 +238,19 @@ proptest! {
                 prop_assert_eq!(short(&sim.state()), None, "at {}\n{}", sim.now_ms(), sim.log());
             }
         }
-        let after = Imbalance::of(&sim.state());
-        prop_assert!(after.total() <= before.total() + 1e-9, "{before:?} {after:?}\n{}", sim.log());
-        prop_assert!(after.spread <= before.spread + 1e-9, "{before:?} {after:?}\n{}", sim.log());
+        if was_whole {
+            let after = Imbalance::of(&sim.state());
+            prop_assert!(after.total() <= before.total() + 1e-9, "{before:?} {after:?}\n{}", sim.log());
+            prop_assert!(after.spread <= before.spread + 1e-9, "{before:?} {after:?}\n{}", sim.log());
+        }
+        // A move may have made room for a job that there was none for: the cell is another one then.
+        prop_assert!(up(&sim.state()) >= up_before, "{}", sim.log());
         prop_assert!(sim.state().jobs().all(|job| !job.is_moving()), "{}", sim.log());
         let (log, counters) = (sim.log(), sim.counters());
         prop_assert_eq!(counters.livelocks, 0);
         sim.run(&mut [&mut services, &mut rebalance], Duration::from_secs(3_600));
         prop_assert_eq!(sim.counters().started, counters.started, "it rests\n{}", log);
-        prop_assert_eq!(is_whole(&sim.state()), was_whole);
+        prop_assert!(is_whole(&sim.state()) || !was_whole);
     }
 }
 

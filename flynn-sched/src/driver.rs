@@ -96,8 +96,14 @@ impl Driver {
 
     /// Adds a scheduler; they are called in the order in which they were added.
     #[must_use]
-    pub fn with_scheduler(mut self, scheduler: impl Scheduler + 'static) -> Self {
-        self.schedulers.push(Box::new(scheduler));
+    pub fn with_scheduler(self, scheduler: impl Scheduler + 'static) -> Self {
+        self.with_boxed(Box::new(scheduler))
+    }
+
+    /// Adds a scheduler; they are called in the order in which they were added.
+    #[must_use]
+    pub fn with_boxed(mut self, scheduler: Box<dyn Scheduler>) -> Self {
+        self.schedulers.push(scheduler);
         self
     }
 

@@ -57,6 +57,7 @@ mod hypothesis;
 mod imagine;
 mod outcome;
 mod parse;
+mod redact;
 mod report;
 mod rest;
 mod room;

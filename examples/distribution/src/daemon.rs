@@ -28,6 +28,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use self::store::Store;
 use crate::{
+    operator::what_if,
     settings::{self, Settings},
     signals,
 };
@@ -69,12 +70,9 @@ pub async fn run(data_dir: PathBuf) -> Result<()> {
     tracing::info!(host = %settings.id, addr = %settings.addr, discovery = settings.discovery_port, "host is starting");
 
     store.ready().await?;
-    let host = start_host(&settings, &data_dir, &token, backend, registry).await?;
-    servers.spawn(serve(
-        api,
-        flynn_host::http::router(host.handle().clone(), keys),
-        until(),
-    ));
+    let host = start_host(&settings, &data_dir, &token, Arc::clone(&backend), registry).await?;
+    let router = flynn_host::http::router(host.handle().clone(), keys.clone());
+    servers.spawn(serve(api, router.merge(cell_api(backend, keys)), until()));
     tracing::info!(host = %settings.id, "host is running");
 
     let outcome = tokio::select! {
@@ -95,6 +93,16 @@ pub async fn run(data_dir: PathBuf) -> Result<()> {
     store.close().await;
     while servers.join_next().await.is_some() {}
     outcome
+}
+
+/// `GET /cell`: what schedulers look at, for `flynn-host what-if` and other tools.
+fn cell_api(backend: Arc<dyn Backend>, keys: Keys) -> axum::Router {
+    let cluster = Arc::new(DiscoveryCluster::new(backend));
+    let cell = async move || what_if::serve(&cluster).await;
+    require_key(
+        axum::Router::new().route("/cell", axum::routing::get(cell)),
+        keys,
+    )
 }
 
 async fn start_host(

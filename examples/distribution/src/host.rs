@@ -10,7 +10,7 @@ use crate::{
     bootstrap,
     cli::output::{Format, line, note},
     daemon,
-    operator::Operator,
+    operator::{Operator, what_if},
     program,
     settings::{self, Settings},
 };
@@ -71,6 +71,17 @@ enum Command {
         /// Those that have ended too.
         #[arg(short = 'A', long)]
         all: bool,
+    },
+    /// Print the whole cell as JSON, without the jobs' environments and commands.
+    Cell,
+    /// Show what would happen if: `lose zone b`, `drain host h1`, `add 10 hosts like h1`, `scale shop.web to 200`, ….
+    WhatIf {
+        /// What comes true, in this order; several in one argument are separated by `;`.
+        #[arg(required = true)]
+        hypotheses: Vec<String>,
+        /// Look at what `flynn-host cell` printed to this file, not at the cell that runs.
+        #[arg(long)]
+        cell: Option<PathBuf>,
     },
     /// Show a job's log.
     Log {
@@ -188,6 +199,14 @@ async fn operate(data_dir: PathBuf, format: Format, command: Command) -> Result<
         Command::Bootstrap(options) => bootstrap::run(operator()?, options).await,
         Command::List => operator()?.list(format).await,
         Command::Ps { all } => operator()?.ps(all, format).await,
+        Command::Cell => operator()?.cell().await,
+        Command::WhatIf { hypotheses, cell } => {
+            let state = match cell {
+                Some(path) => std::sync::Arc::new(what_if::read(&path)?),
+                None => operator()?.state().await?,
+            };
+            what_if::print(&state, &hypotheses, format)
+        }
         Command::Log { job, follow, lines } => operator()?.log(&job, lines, follow).await,
         Command::Stop { jobs } => operator()?.stop(&jobs).await,
         Command::Promote { host } => operator()?.set_voter(&host, true).await,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use flynn_sched::{
-    Driver,
+    Driver, Scheduler,
     remote::DiscoveryCluster,
     scheduler::{BatchScheduler, ServiceScheduler},
 };
@@ -39,10 +39,20 @@ pub async fn run(
     cluster: Arc<DiscoveryCluster>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
-    Driver::on_tokio(cluster)
-        .with_scheduler(ServiceScheduler::new().with_lost_grace(LOST_GRACE))
-        .with_scheduler(BatchScheduler::new())
-        .run(shutdown)
-        .await;
+    let driver = all()
+        .into_iter()
+        .fold(Driver::on_tokio(cluster), |driver, scheduler| {
+            driver.with_boxed(scheduler)
+        });
+    driver.run(shutdown).await;
     Ok(())
+}
+
+/// The schedulers that the platform runs, the most important first.
+#[must_use]
+pub fn all() -> Vec<Box<dyn Scheduler>> {
+    vec![
+        Box::new(ServiceScheduler::new().with_lost_grace(LOST_GRACE)),
+        Box::new(BatchScheduler::new()),
+    ]
 }

@@ -1,4 +1,4 @@
-//! The schedulers: services (and one-per-host services), batches.
+//! The schedulers: services (and one-per-host services), gangs, batches.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,9 @@ use anyhow::Result;
 use flynn_sched::{
     Driver, Scheduler,
     remote::DiscoveryCluster,
-    scheduler::{BatchScheduler, ServiceScheduler},
+    scheduler::{
+        BatchScheduler, CronScheduler, GangScheduler, RebalanceScheduler, ServiceScheduler,
+    },
 };
 
 use crate::{member::Member, signals};
@@ -53,6 +55,9 @@ pub async fn run(
 pub fn all() -> Vec<Box<dyn Scheduler>> {
     vec![
         Box::new(ServiceScheduler::new().with_lost_grace(LOST_GRACE)),
+        Box::new(GangScheduler::new()),
         Box::new(BatchScheduler::new()),
+        Box::new(CronScheduler::new()),
+        Box::new(RebalanceScheduler::new()),
     ]
 }

@@ -179,7 +179,7 @@ fn as_json(outcome: &Outcome, names: &Names) -> Value {
         .as_ref()
         .map(|(resource, share)| json!({"resource": resource, "share": share}));
     json!({
-        "if": outcome.hypotheses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "if": outcome.hypotheses.iter().map(|it| names.shown(&it.to_string())).collect::<Vec<_>>(),
         "jobs": jobs, "unplaced": unplaced, "tightest": tightest,
         "took_ms": outcome.took_ms, "is_at_rest": outcome.is_at_rest,
     })

@@ -7,6 +7,7 @@
 mod alone;
 mod faults;
 mod fixture;
+mod operators;
 mod platform;
 mod push;
 mod recovery;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         push::SCENARIOS,
         users::SCENARIOS,
         platform::SCENARIOS,
+        operators::SCENARIOS,
         faults::SCENARIOS,
         recovery::SCENARIOS,
     ]

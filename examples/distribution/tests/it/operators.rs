@@ -1,0 +1,121 @@
+//! What operators ask of a running cell.
+
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    Scenario,
+    fixture::{Cluster, Shared, checked, says},
+};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    (
+        "operators::what_if_tells_what_would_become_of_jobs_and_changes_nothing",
+        what_if_tells_what_would_become_of_jobs_and_changes_nothing,
+    ),
+    (
+        "operators::the_cell_is_shown_without_secrets_and_only_to_those_with_the_token",
+        the_cell_is_shown_without_secrets_and_only_to_those_with_the_token,
+    ),
+];
+
+fn flynn_host(cluster: &Cluster, args: &[&str]) -> Result<Output> {
+    Ok(cluster
+        .command("flynn-host")
+        .args(args)
+        .arg("--data-dir")
+        .arg(&cluster.bed.hosts()[0].data_dir)
+        .output()?)
+}
+
+fn what_if_tells_what_would_become_of_jobs_and_changes_nothing(shared: &Shared) -> Result<()> {
+    let cluster = shared.cluster()?;
+    let jobs = |cluster: &Cluster| -> Result<Vec<String>> {
+        let jobs = cluster.host_json(0, &["ps"])?;
+        let ids = jobs.as_array().context("jobs are a list")?.iter();
+        Ok(ids.map(|job| job["id"].to_string()).collect())
+    };
+    let before = jobs(&cluster)?;
+    let outcome = cluster.host_json(
+        0,
+        &["what-if", "lose host host3", "scale controller.web to 500"],
+    )?;
+    let fates = outcome["jobs"].as_array().context("fates are a list")?;
+    let from_host3 = |fate: &&Value| fate["from"] == "host3";
+    ensure!(fates.iter().any(|fate| from_host3(&fate)), "{outcome}");
+    ensure!(
+        fates.iter().all(|fate| fate["to"] != "host3"),
+        "something would be placed on a lost host: {outcome}"
+    );
+    let started = |fate: &&Value| fate["group"] == "controller.web" && fate["fate"] == "started";
+    ensure!(fates.iter().filter(started).count() > 10, "{outcome}");
+    // Nobody tests on machines with room for so many, and the report says what is lacking.
+    let unplaced = outcome["unplaced"].as_array().context("it is a list")?;
+    let unplaced = unplaced.iter().find(|it| it["group"] == "controller.web");
+    let why = &unplaced.context("all were placed")?["why"];
+    says(&why.to_string(), &["hosts can take it", "is free"])?;
+
+    // The same from a file, for a person.
+    let snapshot = checked(flynn_host(&cluster, &["cell"])?, "flynn-host cell")?;
+    let file = cluster.bed.hosts()[0].data_dir.join("cell.json");
+    std::fs::write(&file, snapshot.stdout)?;
+    let report = cluster
+        .command("flynn-host")
+        .args(["what-if", "drain host host2", "--cell"])
+        .arg(&file)
+        .output()?;
+    std::fs::remove_file(&file)?;
+    let report = checked(report, "flynn-host what-if")?;
+    says(
+        &String::from_utf8_lossy(&report.stdout),
+        &["if drain host host2", "controller.web", "moved from host2"],
+    )?;
+    ensure!(jobs(&cluster)? == before, "it changed the cell");
+
+    let typo = flynn_host(&cluster, &["what-if", "loose zone b"])?;
+    ensure!(typo.status.code() == Some(1), "{typo:?}");
+    says(
+        &String::from_utf8_lossy(&typo.stderr),
+        &["loose zone b", "lose, drain, return, add, scale or remove"],
+    )
+}
+
+fn the_cell_is_shown_without_secrets_and_only_to_those_with_the_token(
+    shared: &Shared,
+) -> Result<()> {
+    let cluster = shared.cluster()?;
+    let host = &cluster.bed.hosts()[0];
+    let token = std::fs::read_to_string(host.data_dir.join("token"))?;
+    let cell = checked(flynn_host(&cluster, &["cell"])?, "flynn-host cell")?.stdout;
+    let cell = String::from_utf8(cell)?;
+    ensure!(!cell.contains(token.trim()), "the token is in it");
+    let list = cluster.host_json(0, &["list"])?;
+    let addr = list[0]["addr"].as_str().context("hosts have addresses")?;
+    let url = format!("http://{addr}:1113/cell");
+    let curl = |args: &[&str]| -> Result<String> {
+        let output = Command::new("curl")
+            .args(["-sS", "-w", "\n%{http_code}"])
+            .args(args)
+            .arg(&url)
+            .output()?;
+        Ok(String::from_utf8(checked(output, "curl")?.stdout)?)
+    };
+    says(&curl(&[])?, &["401"])?;
+    let shown = curl(&["-H", &format!("Auth-Key: {}", token.trim())])?;
+    let (json, status) = shown.rsplit_once('\n').context("curl adds the status")?;
+    ensure!(status == "200", "{shown}");
+    let shown: Value = serde_json::from_str(json)?;
+    let jobs = shown["jobs"].as_array().context("jobs are a list")?;
+    ensure!(!jobs.is_empty() && shown["version"] == 1, "{shown}");
+    let specs = shown["specs"].as_array().context("specs are a list")?;
+    let is_bare = |spec: &Value| {
+        let empty = |part: &Value| {
+            part.is_null() || part.as_object().is_some_and(serde_json::Map::is_empty)
+        };
+        empty(&spec["env"])
+    };
+    ensure!(specs.iter().all(is_bare), "an environment is in it");
+    Ok(())
+}

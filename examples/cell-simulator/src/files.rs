@@ -64,7 +64,7 @@ pub(crate) fn write_file(
         file.flush()
     });
     result.map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))?;
-    println!("wrote {}", path.display());
+    say!("wrote {}", path.display());
     Ok(())
 }
 
@@ -81,12 +81,13 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
 /// Tells the gist of a run.
 pub(crate) fn tell(outcome: &Outcome) {
     let (cpu, memory) = outcome.utilisation();
-    println!(
+    say!(
         "{} on cell {}: {cpu:.3} of cpu and {memory:.3} of memory taken",
-        outcome.architecture, outcome.workload
+        outcome.architecture,
+        outcome.workload
     );
     for scheduler in &outcome.schedulers {
-        println!(
+        say!(
             "  scheduler {}: {} attempts, conflict fraction {:.4}, busyness {:.3} ± {:.3}",
             scheduler.name,
             scheduler.attempts,
@@ -97,7 +98,7 @@ pub(crate) fn tell(outcome: &Outcome) {
     }
     for class in &outcome.classes {
         let wait = class.wait();
-        println!(
+        say!(
             "  {} jobs: {} submitted, {} scheduled, {} abandoned, {} waiting; {} tasks placed; wait {:.2} s (p50 {:.2}, p90 {:.2}, p99 {:.2})",
             class.class,
             class.submitted,
@@ -112,7 +113,7 @@ pub(crate) fn tell(outcome: &Outcome) {
         );
     }
     if outcome.residents_left_out > 0 {
-        println!(
+        say!(
             "  {} tasks that were to run at the beginning found no room",
             outcome.residents_left_out
         );

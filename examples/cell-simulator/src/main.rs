@@ -4,11 +4,21 @@
 //! the Omega paper's and on traces, and writes what came out as CSV tables and SVG plots.
 //!
 //! Exit codes: 0 it is done, 1 it failed, 2 the command line makes no sense.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command tells what it did"
-)]
+/// Prints a line. Whoever reads may stop reading (`| head`): that is no failure.
+macro_rules! say {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($what)*);
+    }};
+}
+
+/// Prints a line to standard error, as [`say`].
+macro_rules! complain {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($what)*);
+    }};
+}
 
 mod arguments;
 mod files;
@@ -35,11 +45,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(why)) => {
-            eprintln!("flynn-sim: {why}");
+            complain!("flynn-sim: {why}");
             ExitCode::from(2)
         }
         Err(Failure::Failed(why)) => {
-            eprintln!("flynn-sim: {why}");
+            complain!("flynn-sim: {why}");
             ExitCode::FAILURE
         }
     }

@@ -30,7 +30,7 @@ pub(crate) fn trace(options: &TraceOptions) -> Done {
             Some(count) => workload.on(machine, count),
             None => workload.sized(machine, BUSIEST, time)?,
         };
-        println!(
+        say!(
             "{} machines of {} m of cpu and {} MiB of memory",
             workload.machines.len(),
             machine.capacity.cpu_millis,
@@ -56,7 +56,7 @@ fn read_google(options: &TraceOptions) -> Result<Workload, Failure> {
     let trace = reader.finish()?;
     tell_rows(&trace.rows);
     if trace.never_ran > 0 {
-        println!("{} tasks never ran and are left out", trace.never_ran);
+        say!("{} tasks never ran and are left out", trace.never_ran);
     }
     Ok(trace.workload)
 }
@@ -87,13 +87,13 @@ fn machine(options: &TraceOptions) -> Machine {
 }
 
 fn tell_rows(rows: &Rows) {
-    println!("read {} lines, {} more are broken", rows.read, rows.broken);
+    say!("read {} lines, {} more are broken", rows.read, rows.broken);
     for report in &rows.reports {
-        eprintln!("{report}");
+        complain!("{report}");
     }
     let untold = rows.broken - rows.reports.len() as u64;
     if untold > 0 {
-        eprintln!("and {untold} more");
+        complain!("and {untold} more");
     }
 }
 

@@ -210,7 +210,7 @@ impl<'w> Simulation<'w> {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when the workload, the settings or the architecture make no sense.
+    /// [`Error::Invalid`](crate::Error::Invalid) when the workload, the settings or the architecture make no sense.
     pub fn run(&self) -> Result<Outcome> {
         self.run_on::<LightCell>()
     }

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use flate2::{Compression, write::GzEncoder};
@@ -64,6 +64,19 @@ fn a_run_writes_tables_and_plots_and_the_same_ones_again() {
         ]
     );
     assert_eq!(one, files(&temp.path().join("two")));
+}
+
+#[test]
+fn nobody_need_read_what_it_says() {
+    let temp = TempDir::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flynn-sim"));
+    command
+        .args([&["run", "--out", "out"], &SMALL[..]].concat())
+        .current_dir(temp.path());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(files(&temp.path().join("out")).len(), 6);
 }
 
 #[test]

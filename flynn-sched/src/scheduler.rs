@@ -117,10 +117,13 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What one round proposes, group by group; and the board that is only made when something must be placed.
+/// What one round proposes, group by group; and the board, which is only brought up to date when something must be placed.
 struct Round<'s> {
     state: &'s ClusterState,
+    /// The board of this round, or of an earlier one.
     board: Option<Board>,
+    /// It shows this round's state and claims.
+    is_fresh: bool,
     /// The hold that stands, and whether the board heeds it already.
     hold: Option<(Hold<'s>, bool)>,
     making_room: MakingRoom<'s>,
@@ -133,11 +136,18 @@ impl<'s> Round<'s> {
         Self {
             state,
             board: None,
+            is_fresh: false,
             hold: Hold::of(state).map(|hold| (hold, false)),
             making_room: MakingRoom::on(state),
             ledger: Ledger::on(state),
             transaction: Transaction::on(state),
         }
+    }
+
+    /// With the board of an earlier round, so that only what has changed must be looked at.
+    fn with_board(mut self, kept: Option<Board>) -> Self {
+        self.board = kept;
+        self
     }
 
     /// The groups, by priority, then id.
@@ -151,7 +161,16 @@ impl<'s> Round<'s> {
     /// made for more important ones is taken; groups must come by priority, the highest first, since the board stays so
     /// for those that follow.
     fn board_for(&mut self, group: &Group) -> &mut Board {
-        let board = self.board.get_or_insert_with(|| Board::of(self.state));
+        let board = match self.board.take() {
+            Some(board) if self.is_fresh => board,
+            Some(mut board) => {
+                board.refresh(self.state);
+                board
+            }
+            None => Board::of(self.state),
+        };
+        self.is_fresh = true;
+        let board = self.board.insert(board);
         if let Some((hold, is_heeded)) = &mut self.hold
             && !*is_heeded
             && hold.excludes(group)
@@ -165,7 +184,7 @@ impl<'s> Round<'s> {
 
     /// Forgets what was claimed on the board.
     fn discard_board(&mut self) {
-        self.board = None;
+        self.is_fresh = false;
         self.making_room.forget_board();
         if let Some((_, is_heeded)) = &mut self.hold {
             *is_heeded = false;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     ClusterState, Group, GroupKind, GroupStatus, Job, Namespace, Preemptor, Transaction,
-    placement::{BinPack, LeastLoaded, Need, Placer, SpreadHosts, Tally},
+    placement::{BinPack, Board, LeastLoaded, Need, Placer, SpreadHosts, Tally},
     scheduler::{
         Context, RestartBackoff, Round, Scheduler, fairness::Shares, making_room::Seats,
         progress::Progress, replicas::stop, roster::by_expendability,
@@ -30,6 +30,8 @@ pub struct BatchScheduler {
     pub(super) backoff: RestartBackoff,
     preemptor: Option<Preemptor>,
     weights: BTreeMap<Namespace, u32>,
+    /// Of the last round.
+    board: Option<Board>,
 }
 
 impl Default for BatchScheduler {
@@ -43,6 +45,7 @@ impl Default for BatchScheduler {
             backoff: RestartBackoff::default(),
             preemptor: None,
             weights: BTreeMap::new(),
+            board: None,
         }
     }
 }
@@ -277,7 +280,7 @@ impl Scheduler for BatchScheduler {
     }
 
     fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction {
-        let mut round = Round::on(state);
+        let mut round = Round::on(state).with_board(self.board.take());
         let mut shares = Shares::of(state, &self.weights);
         let mut left = Self::MAX_STARTS;
         for priority in round.groups().chunk_by(|a, b| a.priority == b.priority) {
@@ -301,6 +304,7 @@ impl Scheduler for BatchScheduler {
             }
         }
         round.clear_orphans();
+        self.board = round.board.take();
         round.transaction
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     ClusterState, Error, Forgotten, Group, GroupId, GroupKind, GroupStatus, Job, Transaction,
     clock::millis,
-    placement::{LeastLoaded, Need, Placer},
+    placement::{Board, LeastLoaded, Need, Placer},
     scheduler::{
         Context, RestartBackoff, Round, Scheduler,
         attempt::{Attempt, Outcome, describe, number},
@@ -32,10 +32,11 @@ pub struct GangScheduler {
     placer: Placer,
     lost_grace: Duration,
     hold_after: Duration,
-    history: usize,
     backoff: RestartBackoff,
     /// Gangs that the cell can never start, by the version of the group it was said of, and why.
     impossible: BTreeMap<GroupId, (u64, String)>,
+    /// Of the last round.
+    board: Option<Board>,
 }
 
 impl Default for GangScheduler {
@@ -44,9 +45,9 @@ impl Default for GangScheduler {
             placer: Placer::new().with_score(LeastLoaded, 1.0),
             lost_grace: Self::LOST_GRACE,
             hold_after: Self::HOLD_AFTER,
-            history: Self::HISTORY,
             backoff: RestartBackoff::default(),
             impossible: BTreeMap::new(),
+            board: None,
         }
     }
 }
@@ -56,7 +57,7 @@ impl GangScheduler {
     pub const LOST_GRACE: Duration = Duration::from_secs(10);
     /// Default of [`with_hold_after`](Self::with_hold_after).
     pub const HOLD_AFTER: Duration = Duration::from_secs(60);
-    /// Default of [`with_history`](Self::with_history).
+    /// How many ended jobs of a gang's earlier attempts are kept to look at.
     pub const HISTORY: usize = 50;
     /// The most jobs a gang may have.
     pub const MAX_MEMBERS: u32 = 100_000;
@@ -88,13 +89,6 @@ impl GangScheduler {
         self
     }
 
-    /// How many ended jobs of a gang's earlier attempts are kept to look at.
-    #[must_use]
-    pub fn with_history(mut self, history: usize) -> Self {
-        self.history = history;
-        self
-    }
-
     /// The delays before a gang is tried anew.
     #[must_use]
     pub fn with_backoff(mut self, backoff: RestartBackoff) -> Self {
@@ -117,7 +111,7 @@ impl GangScheduler {
         let mut status = round.status(group);
         let past = status.forgotten.first().copied().unwrap_or_default();
         let attempt = Attempt::of(state, group, number(past), millis(self.lost_grace), context);
-        let mut changes = attempt.clear_earlier(self.history, status.is_complete);
+        let mut changes = attempt.clear_earlier(Self::HISTORY, status.is_complete);
         let mut is_due = false;
         match attempt.outcome(count) {
             _ if status.is_complete => {}
@@ -274,7 +268,7 @@ impl Scheduler for GangScheduler {
     fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction {
         self.impossible
             .retain(|group, (version, _)| state.group_version(group) == *version);
-        let mut round = Round::on(state);
+        let mut round = Round::on(state).with_board(self.board.take());
         let mut due = Vec::new();
         for group in round.groups() {
             if let GroupKind::Gang { count, retries } = group.kind
@@ -284,10 +278,11 @@ impl Scheduler for GangScheduler {
             }
         }
         round.clear_orphans();
-        if !round.transaction.is_empty() {
-            return round.transaction;
+        let mut start = None;
+        if round.transaction.is_empty() {
+            start = self.start_first(&mut round, due, context);
         }
-        let start = self.start_first(&mut round, due, context);
+        self.board = round.board.take();
         start.unwrap_or(round.transaction)
     }
 

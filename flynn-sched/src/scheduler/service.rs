@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     ClusterState, GroupKind, Preemptor, Transaction,
     clock::millis,
-    placement::Placer,
+    placement::{Board, Placer},
     scheduler::{
         Context, RestartBackoff, Round, Scheduler, omni, replicas,
         roster::Roster,
@@ -30,6 +30,8 @@ pub struct ServiceScheduler {
     pub(super) preemptor: Option<Preemptor>,
     suspension: Suspension,
     logged: Option<MassFailure>,
+    /// Of the last round.
+    board: Option<Board>,
 }
 
 impl Default for ServiceScheduler {
@@ -47,6 +49,7 @@ impl Default for ServiceScheduler {
                 grace: Self::SUSPENSION_GRACE,
             },
             logged: None,
+            board: None,
         }
     }
 }
@@ -195,7 +198,7 @@ impl Scheduler for ServiceScheduler {
             context.wake_at(failure.until_ms);
             return Transaction::on(state);
         }
-        let mut round = Round::on(state);
+        let mut round = Round::on(state).with_board(self.board.take());
         for group in round.groups() {
             match group.kind {
                 GroupKind::Service { count } => {
@@ -208,6 +211,7 @@ impl Scheduler for ServiceScheduler {
             }
         }
         round.clear_orphans();
+        self.board = round.board.take();
         round.clear_reservations(context);
         self.forget_hosts(&mut round, context);
         round.transaction

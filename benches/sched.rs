@@ -3,6 +3,8 @@
 
 #[path = "sched/commit_raft.rs"]
 mod commit_raft;
+#[path = "sched/preempt.rs"]
+mod preempt;
 
 use anyhow::Result;
 use flynn_benches::Report;
@@ -19,6 +21,9 @@ fn main() -> Result<()> {
     let mut report = Report::new("sched");
     if is_wanted("commit_raft") {
         runtime.block_on(commit_raft::report(&mut report))?;
+    }
+    if is_wanted("preempt_5k") {
+        runtime.block_on(preempt::report(&mut report))?;
     }
     report.write()
 }

@@ -1,6 +1,7 @@
 //! Rounds, medians and ratios, and the files that keep them.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -46,6 +47,42 @@ pub struct Row {
     pub rounds: usize,
     /// Which direction is better.
     pub better: Better,
+    /// What else was found, by name.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
+}
+
+impl Row {
+    /// A figure of ours without a peer.
+    #[must_use]
+    pub fn alone(case: &str, unit: &str, ours: f64, better: Better, rounds: usize) -> Self {
+        Self {
+            case: case.to_owned(),
+            unit: unit.to_owned(),
+            ours,
+            peer: None,
+            peer_name: None,
+            ratio: None,
+            limit: None,
+            rounds,
+            better,
+            more: BTreeMap::new(),
+        }
+    }
+
+    /// Says what bounds the figure.
+    #[must_use]
+    pub fn with_limit(mut self, limit: &str) -> Self {
+        self.limit = Some(limit.to_owned());
+        self
+    }
+
+    /// Adds what else was found.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: serde_json::Value) -> Self {
+        self.more.insert(name.to_owned(), value);
+        self
+    }
 }
 
 /// Which direction is better.
@@ -140,6 +177,7 @@ impl Report {
                 limit: None,
                 rounds,
                 better: metric.better,
+                more: BTreeMap::new(),
             });
         }
         Ok(())
@@ -170,14 +208,29 @@ impl Report {
                 limit: Some(limit.to_owned()),
                 rounds,
                 better: metric.better,
+                more: BTreeMap::new(),
             });
         }
         Ok(())
     }
 
-    /// Notes a row that was computed elsewhere.
+    /// Keeps the rows of the last run for cases that are not run this time. Without such a run there are none.
+    #[must_use]
+    pub fn with_earlier_rows(mut self) -> Self {
+        let path = workspace_root().join(format!("target/bench/{}.json", self.name));
+        let earlier = fs::read(path).ok();
+        self.rows = earlier
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default();
+        self
+    }
+
+    /// Notes a row that was computed elsewhere, in the place of one for the same case.
     pub fn push(&mut self, row: Row) {
-        self.rows.push(row);
+        match self.rows.iter_mut().find(|other| other.case == row.case) {
+            Some(other) => *other = row,
+            None => self.rows.push(row),
+        }
     }
 
     /// Writes `target/bench/<name>.json` and this bench's table in `benches/README.md`.

@@ -9,9 +9,14 @@ use crate::{Error, Result};
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident ($what:literal, $max:literal, $allowed:expr, $why:literal);)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name {
+            /// The first bytes of the text. They decide most comparisons without a look at the text, which lies
+            /// elsewhere in memory; the order is that of the text.
+            head: u64,
+            text: Arc<str>,
+        }
 
         impl $name {
             /// Parses an id.
@@ -23,7 +28,7 @@ macro_rules! ids {
                 let id = id.into();
                 let allowed: fn(u8) -> bool = $allowed;
                 if !id.is_empty() && id.len() <= $max && id.bytes().all(allowed) {
-                    Ok(Self(id.into()))
+                    Ok(Self { head: head(&id), text: id.into() })
                 } else {
                     Err(Error::Invalid { what: format!("{} {id:?}", $what), why: $why.to_owned() })
                 }
@@ -32,23 +37,29 @@ macro_rules! ids {
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.text
             }
         }
 
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
-                &self.0
+                &self.text
+            }
+        }
+        impl std::hash::Hash for $name {
+            /// As the text, which may be used to look ids up.
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                self.text.hash(state);
             }
         }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(&self.text)
             }
         }
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(&self.text)
             }
         }
         impl FromStr for $name {
@@ -65,7 +76,7 @@ macro_rules! ids {
         }
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0.as_ref().to_owned()
+                id.text.as_ref().to_owned()
             }
         }
     )*};
@@ -94,8 +105,51 @@ ids! {
 impl Default for Namespace {
     /// `default`.
     fn default() -> Self {
-        static DEFAULT: std::sync::LazyLock<Namespace> =
-            std::sync::LazyLock::new(|| Namespace(Arc::from("default")));
+        static DEFAULT: std::sync::LazyLock<Namespace> = std::sync::LazyLock::new(|| Namespace {
+            head: head("default"),
+            text: Arc::from("default"),
+        });
         DEFAULT.clone()
+    }
+}
+
+/// The first eight bytes as a number, the first being the most significant; zeros where there are fewer.
+fn head(text: &str) -> u64 {
+    let mut head = [0; 8];
+    for (to, from) in head.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    u64::from_be_bytes(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_in_the_order_of_their_texts_and_are_found_by_them() {
+        let texts = [
+            "a",
+            "a0",
+            "aaaaaaaa",
+            "aaaaaaaa0",
+            "aaaaaaaab",
+            "ab",
+            "b",
+            "0",
+            "z",
+            "aaaaaaa",
+        ];
+        let id = |text: &str| GroupId::parse(text).unwrap();
+        for a in texts {
+            for b in texts {
+                assert_eq!(id(a).cmp(&id(b)), a.cmp(b), "{a} {b}");
+                assert_eq!(id(a) == id(b), a == b);
+            }
+        }
+        let set: std::collections::HashSet<GroupId> = texts.into_iter().map(id).collect();
+        assert!(texts.iter().all(|text| set.contains(*text)));
+        let sorted: std::collections::BTreeSet<GroupId> = texts.into_iter().map(id).collect();
+        assert!(texts.iter().all(|text| sorted.contains(*text)));
     }
 }

@@ -34,8 +34,8 @@ pub use filters::{
 };
 pub use placer::Placer;
 pub use scores::{
-    AffinitiesToHosts, AffinitiesToPlaces, AskedSpread, AskedSpreadOverHosts, AvoidFailures,
-    BinPack, LeastLoaded, Locality, SpreadHosts, SpreadOver, SpreadZones, Untainted,
+    AffinitiesToHosts, AffinitiesToPlaces, Alignment, AskedSpread, AskedSpreadOverHosts,
+    AvoidFailures, BinPack, LeastLoaded, Locality, SpreadHosts, SpreadOver, SpreadZones, Untainted,
 };
 pub use search::Search;
 pub use tally::Tally;

@@ -83,6 +83,17 @@ impl Resources {
         (!lacks.is_empty()).then(|| format!("needs {}", lacks.join(" and ")))
     }
 
+    /// The shares that `self` is of `whole`: of processor time, memory and disk space. A resource that `whole` does not
+    /// have counts as 1 if any of it is used.
+    #[must_use]
+    pub fn shares(&self, whole: &Self) -> [f64; 3] {
+        [
+            share(self.cpu_millis, whole.cpu_millis),
+            share(self.memory_bytes, whole.memory_bytes),
+            share(self.disk_bytes, whole.disk_bytes),
+        ]
+    }
+
     /// The largest of the three shares that `self` is of `whole`; a resource that `whole` does not have counts as 1 if
     /// any of it is used.
     #[must_use]

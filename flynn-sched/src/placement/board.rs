@@ -1,7 +1,7 @@
 //! The hosts of a snapshot, and what has been claimed on them since.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
@@ -31,7 +31,7 @@ pub struct Board {
     by_id: HashMap<HostId, usize>,
     atlas: Atlas,
     pub(super) claims: Claims,
-    /// The slots that changed, in order, for the indexes to catch up with.
+    /// The slots that changed, for the indexes to catch up with.
     pub(super) changes: Changes,
     pub(super) indexes: Indexes,
     /// How many hosts hold an item (an image, a volume).
@@ -53,40 +53,67 @@ pub(super) struct Slot {
     is_claimed: bool,
 }
 
-/// Which slots changed, in order.
+/// Which slots changed: the last changes in order, and of each slot when it changed last.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// How many there have been before `slots` begins.
-    forgotten: u64,
-    slots: Vec<Change>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Change {
-    pub(super) slot: u32,
-    /// Not only what is promised changed, but also what the host says of itself.
-    pub(super) is_described_anew: bool,
+    now: u64,
+    /// The slots of the last changes.
+    last: VecDeque<u32>,
+    /// By slot.
+    changed: Vec<u64>,
+    /// By slot, when it changed not only what is promised but also what the host says of itself.
+    described: Vec<u64>,
 }
 
 impl Changes {
-    pub(super) fn now(&self) -> u64 {
-        self.forgotten + self.slots.len() as u64
-    }
+    /// How many changes are remembered in order.
+    const LAST: usize = 1024;
 
-    /// What has changed since; `None` if it is too long ago to tell.
-    pub(super) fn since(&self, then: u64) -> Option<&[Change]> {
-        let skip = then.checked_sub(self.forgotten)?;
-        self.slots.get(usize::try_from(skip).ok()?..)
-    }
-
-    /// Adds one; at most `bound` and as many again are remembered.
-    fn push(&mut self, change: Change, bound: usize) {
-        if self.slots.len() >= bound.saturating_mul(2).max(64) {
-            let half = self.slots.len() / 2;
-            self.slots.drain(..half);
-            self.forgotten += half as u64;
+    fn of(slots: usize) -> Self {
+        Self {
+            changed: vec![0; slots],
+            described: vec![0; slots],
+            ..Self::default()
         }
-        self.slots.push(change);
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The slots that have changed since, each once.
+    pub(super) fn since(&self, then: u64) -> Vec<u32> {
+        let new = usize::try_from(self.now.saturating_sub(then)).unwrap_or(usize::MAX);
+        if new <= self.last.len() && new <= self.changed.len() / 8 {
+            let mut slots: Vec<u32> = self.last.iter().rev().take(new).copied().collect();
+            if new > 1 {
+                slots.sort_unstable();
+                slots.dedup();
+            }
+            return slots;
+        }
+        (0..)
+            .zip(&self.changed)
+            .filter(|(_, changed)| **changed > then)
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    /// Has the host said something new of itself since?
+    pub(super) fn is_described_since(&self, slot: usize, then: u64) -> bool {
+        self.described[slot] > then
+    }
+
+    fn push(&mut self, slot: usize, is_described_anew: bool) {
+        self.now += 1;
+        self.changed[slot] = self.now;
+        if is_described_anew {
+            self.described[slot] = self.now;
+        }
+        if self.last.len() >= Self::LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(number(slot));
     }
 }
 
@@ -108,11 +135,11 @@ impl Board {
         Self {
             state: state.clone(),
             epoch: EPOCHS.fetch_add(1 << 32, Ordering::Relaxed),
+            changes: Changes::of(slots.len()),
             slots,
             by_id,
             atlas: Atlas::default(),
             claims: Claims::on(state),
-            changes: Changes::default(),
             indexes: Indexes::default(),
             holders,
             usage: BTreeMap::new(),
@@ -171,12 +198,7 @@ impl Board {
     }
 
     fn change(&mut self, at: usize, is_described_anew: bool) {
-        let slot = number(at);
-        let change = Change {
-            slot,
-            is_described_anew,
-        };
-        self.changes.push(change, self.slots.len());
+        self.changes.push(at, is_described_anew);
     }
 
     /// Where the jobs of `group` are, in `state` and by what has been claimed on the board since.
@@ -229,6 +251,12 @@ impl Board {
             let mut tally = self.tally(state, group);
             self.claim(at, spec, &mut tally);
         }
+    }
+
+    /// What may be promised on all hosts together.
+    pub(super) fn room(&self) -> Resources {
+        let rooms = self.slots.iter().map(|slot| slot.room);
+        rooms.fold(Resources::default(), |sum, room| sum.saturating_add(&room))
     }
 
     pub(super) fn at(&self, slot: usize) -> &Slot {

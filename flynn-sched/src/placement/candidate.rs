@@ -61,6 +61,25 @@ impl<'b> Candidate<'b> {
         }
     }
 
+    /// The same as if it had nothing to do with the group.
+    pub(super) fn by_itself(board: &'b Board, at: usize, tally: &'b Tally) -> Self {
+        let slot = board.at(at);
+        Self {
+            host: &slot.host,
+            is_lost: slot.is_lost,
+            room: slot.room,
+            free: slot.free(),
+            jobs: slot.jobs,
+            group_jobs: 0,
+            group_active: 0,
+            group_failed: 0,
+            slot: at,
+            board,
+            tally,
+            floors: None,
+        }
+    }
+
     /// A fixed port of `spec` that a job on the host has.
     #[must_use]
     pub fn port_clash(&self, spec: &JobSpec) -> Option<u16> {

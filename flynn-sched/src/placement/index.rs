@@ -205,7 +205,8 @@ impl Index {
             .collect();
         let layout: Arc<Layout> = board.layout(&plan.shape.domains, &plan.places());
         let tree = Tournament::new(layout, |slot| {
-            base(placer, need, board, tally, &described, slot)
+            let candidate = Candidate::by_itself(board, slot, tally);
+            base(placer, need, &described, slot, &candidate)
         });
         Self {
             synced: board.changes.now(),
@@ -225,67 +226,87 @@ impl Index {
         tally: &Tally,
     ) -> bool {
         let plan = tally.planned();
-        if board.changes.since(self.synced).is_none() {
-            *self = Self::of(placer, need, board, tally);
-        }
-        let is_other = self.overlay.plan != Some(plan.id);
-        if is_other {
-            for slot in std::mem::take(&mut self.overlay.slots) {
-                let slot = slot as usize;
-                self.overlay.is_in[slot] = false;
-                // It may have changed since; that is caught up with below.
-                let key = base(placer, need, board, tally, &self.described, slot);
-                self.tree.set(slot, key);
-            }
-        }
-        let mut changed: Vec<u32> = Vec::new();
-        for change in board.changes.since(self.synced).into_iter().flatten() {
-            if change.is_described_anew {
-                let slot = change.slot as usize;
+        let mut changed = board.changes.since(self.synced);
+        for slot in &changed {
+            let slot = *slot as usize;
+            if board.changes.is_described_since(slot, self.synced) {
                 self.described[slot] = described(placer, need, board, tally, slot);
             }
-            changed.push(change.slot);
         }
         self.synced = board.changes.now();
-        if is_other {
-            self.overlay.plan = Some(plan.id);
-            self.overlay.is_in.resize(board.len(), false);
-            let special = tally.slots().map(|(slot, _)| slot).chain(plan.special());
-            for slot in special {
-                self.overlay.add(slot);
+        if self.overlay.plan != Some(plan.id) {
+            let before = std::mem::take(&mut self.overlay.slots);
+            for slot in &before {
+                self.overlay.is_in[*slot as usize] = false;
             }
-            self.overlay.blank = match (0..board.len()).find(|slot| !self.overlay.is_in[*slot]) {
-                Some(slot) => {
-                    let candidate = Candidate::on(board, slot, tally, None);
-                    placer.worth(Stage::Group, need, &candidate)
-                }
-                None => Some(0),
-            };
+            changed.extend(before);
+            self.lay_over(placer, need, board, tally);
             changed.extend(&self.overlay.slots);
-        }
-        if changed.len() > 1 {
             changed.sort_unstable();
             changed.dedup();
         }
+        let is_many = changed.len() > board.len() / 4;
+        let mut many = Vec::new();
         for slot in changed {
             let slot = slot as usize;
-            if !self.overlay.is_in[slot] && (tally.has(slot) || plan.is_special(slot)) {
+            if tally.has(slot) || plan.is_special(slot) {
                 self.overlay.add(slot);
             }
-            let mut key = base(placer, need, board, tally, &self.described, slot);
-            if self.overlay.is_in[slot] && !key.is_out() {
-                let candidate = Candidate::on(board, slot, tally, None);
-                key = match placer.worth(Stage::Group, need, &candidate) {
-                    Some(worth) => Key {
-                        points: key.points + worth - self.overlay.blank.unwrap_or(0),
-                        ..key
-                    },
-                    None => Key::OUT,
-                };
+            let key = self.key(placer, need, board, tally, slot);
+            if is_many {
+                many.push((slot, key));
+            } else {
+                self.tree.set(slot, key);
             }
-            self.tree.set(slot, key);
+        }
+        if is_many {
+            self.tree.set_many(&many);
         }
         self.overlay.blank.is_some()
+    }
+
+    /// Notes which hosts are special to the group, and what the others are worth to it.
+    fn lay_over(&mut self, placer: &Placer, need: &Need<'_>, board: &Board, tally: &Tally) {
+        let plan = tally.planned();
+        let overlay = &mut self.overlay;
+        overlay.plan = Some(plan.id);
+        overlay.is_in.resize(board.len(), false);
+        for slot in tally.slots().map(|(slot, _)| slot).chain(plan.special()) {
+            overlay.add(slot);
+        }
+        let other = (0..board.len()).find(|slot| !overlay.is_in[*slot]);
+        overlay.blank = match other {
+            Some(slot) => {
+                let candidate = Candidate::on(board, slot, tally, None);
+                placer.worth(Stage::Group, need, &candidate)
+            }
+            None => Some(0),
+        };
+    }
+
+    /// What a host is worth to the group, but for its places and for what hosts are worth that have nothing to do with
+    /// the group.
+    fn key(
+        &self,
+        placer: &Placer,
+        need: &Need<'_>,
+        board: &Board,
+        tally: &Tally,
+        slot: usize,
+    ) -> Key {
+        if !self.overlay.is_in[slot] {
+            let candidate = Candidate::by_itself(board, slot, tally);
+            return base(placer, need, &self.described, slot, &candidate);
+        }
+        let candidate = Candidate::on(board, slot, tally, None);
+        let key = base(placer, need, &self.described, slot, &candidate);
+        match placer.worth(Stage::Group, need, &candidate) {
+            Some(worth) if !key.is_out() => Key {
+                points: key.points + worth - self.overlay.blank.unwrap_or(0),
+                ..key
+            },
+            _ => Key::OUT,
+        }
     }
 
     /// The hosts that are special to the group.
@@ -311,24 +332,22 @@ fn described(
     tally: &Tally,
     slot: usize,
 ) -> Option<i64> {
-    let candidate = Candidate::on(board, slot, tally, None);
+    let candidate = Candidate::by_itself(board, slot, tally);
     placer.worth(Stage::Host, need, &candidate)
 }
 
-/// What a host is worth by itself.
+/// What a host is worth by what it says of itself and what is promised on it.
 fn base(
     placer: &Placer,
     need: &Need<'_>,
-    board: &Board,
-    tally: &Tally,
     described: &[Option<i64>],
     slot: usize,
+    candidate: &Candidate<'_>,
 ) -> Key {
     let Some(described) = described[slot] else {
         return Key::OUT;
     };
-    let candidate = Candidate::on(board, slot, tally, None);
-    match placer.worth(Stage::Load, need, &candidate) {
+    match placer.worth(Stage::Load, need, candidate) {
         Some(worth) => Key {
             points: described + worth,
             jobs: u32::try_from(candidate.jobs).unwrap_or(u32::MAX),

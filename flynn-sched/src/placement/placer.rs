@@ -162,6 +162,31 @@ impl Placer {
             .collect()
     }
 
+    /// Places jobs of many groups: up to so many of each need. Returns the hosts of each, in the order of the needs.
+    ///
+    /// The larger jobs go first, as far as their largest share of all hosts' room is at least twice as large; otherwise
+    /// the order is kept. A finer order would pack worse: small jobs of all kinds fill what large ones leave best when they
+    /// come mixed. So this is for needs among which none goes first; call it for each priority.
+    #[must_use]
+    pub fn place_all(&self, wanted: &[(Need<'_>, usize)], board: &mut Board) -> Vec<Vec<HostId>> {
+        let state = board.state.clone();
+        let room = board.room();
+        let size = |need: &Need<'_>| need.spec.request.dominant_share(&room).log2().floor();
+        let mut order: Vec<(f64, usize)> = wanted
+            .iter()
+            .enumerate()
+            .map(|(n, (need, _))| (size(need), n))
+            .collect();
+        order.sort_by(|(a, a_n), (b, b_n)| b.total_cmp(a).then(a_n.cmp(b_n)));
+        let mut placed = vec![Vec::new(); wanted.len()];
+        for (_, n) in order {
+            let (need, count) = &wanted[n];
+            let mut tally = board.tally(&state, need.group);
+            placed[n] = self.place_many(need, *count, board, &mut tally);
+        }
+        placed
+    }
+
     fn place_one(
         &self,
         need: &Need<'_>,

@@ -245,6 +245,38 @@ impl Score for BinPack {
     }
 }
 
+/// Packs tighter than [`BinPack`]: the room that is left on the host has the shape of the request, so that no resource is
+/// left without the others. It is the cosine of the angle between what is asked for and what is free, both as shares of
+/// the host's room, and 0 for a host on which nothing is promised, so that it stays free for large jobs. (Grandl,
+/// Ananthanarayanan, Kandula, Rao, Akella, "Multi-Resource Packing for Cluster Schedulers", SIGCOMM 2014.)
+#[derive(Debug, Clone, Copy)]
+pub struct Alignment;
+
+impl Score for Alignment {
+    fn name(&self) -> &'static str {
+        "alignment"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Load
+    }
+
+    fn score(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+        if candidate.free == candidate.room {
+            return 0.0;
+        }
+        let asked = need.spec.request.shares(&candidate.room);
+        let free = candidate.free.shares(&candidate.room);
+        let dot = |a: &[f64; 3], b: &[f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+        let lengths = (dot(&asked, &asked) * dot(&free, &free)).sqrt();
+        if lengths > 0.0 {
+            dot(&asked, &free) / lengths
+        } else {
+            1.0
+        }
+    }
+}
+
 /// The share of the host's scarcest resource that would be promised, the job included.
 fn load_with(need: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
     let room = &candidate.room;

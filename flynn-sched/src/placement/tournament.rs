@@ -55,16 +55,28 @@ impl Tournament {
             keys,
             layout,
         };
-        for class in 0..tournament.classes() {
-            let (start, len) = tournament.range(class);
+        tournament.play_all();
+        tournament
+    }
+
+    /// Changes the keys of many slots.
+    pub(super) fn set_many(&mut self, keys: &[(usize, Key)]) {
+        for (slot, key) in keys {
+            self.keys[self.layout.positions[*slot] as usize] = *key;
+        }
+        self.play_all();
+    }
+
+    fn play_all(&mut self) {
+        for class in 0..self.classes() {
+            let (start, len) = self.range(class);
             for n in 0..len {
-                tournament.winners[2 * start + len + n] = number(start + n);
+                self.winners[2 * start + len + n] = number(start + n);
             }
             for node in (1..len).rev() {
-                tournament.play(2 * start, node);
+                self.play(2 * start, node);
             }
         }
-        tournament
     }
 
     pub(super) fn classes(&self) -> usize {

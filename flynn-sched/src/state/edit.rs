@@ -145,7 +145,19 @@ impl ClusterState {
                 let status = known.job.status.clone();
                 Arc::make_mut(&mut job).status = status;
             }
+            self.unlink(&job.id);
         }
+        self.link(job, reported, version, now_ms);
+    }
+
+    /// Writes a job that is not known yet.
+    pub(crate) fn start_job(&mut self, job: Arc<Job>, version: u64) {
+        debug_assert!(!self.jobs.contains_key(&job.id), "its start was checked");
+        self.link(job, 0, version, 0);
+    }
+
+    /// Puts a job that is in no index into all of them.
+    fn link(&mut self, mut job: Arc<Job>, reported: u64, version: u64, now_ms: u64) {
         if let Some(group) = self.groups.get(&job.group)
             && !Arc::ptr_eq(&job.spec, &group.spec)
             && job.spec == group.spec
@@ -154,7 +166,6 @@ impl ClusterState {
             let spec = Arc::clone(&group.spec);
             Arc::make_mut(&mut job).spec = spec;
         }
-        self.unlink(&job.id);
         if !self.hosts.contains_key(&job.host) {
             let unknown = Arc::new(unknown_host(job.host.clone()));
             self.put_lost_host(unknown, version, now_ms);

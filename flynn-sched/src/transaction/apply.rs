@@ -324,7 +324,7 @@ impl Applying<'_> {
             Arc::make_mut(&mut job).status = crate::JobStatus::default();
         }
         self.budgets.remove(&job.group);
-        self.state.put_job(job, self.revision, 0);
+        self.state.start_job(job, self.revision);
         Ok(())
     }
 

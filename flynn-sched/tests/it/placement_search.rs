@@ -7,9 +7,9 @@ use flynn_sched::{
     Reservation, ReservationId, Resources, Service, Spread, Taint, TaintEffect, Toleration,
     Transaction,
     placement::{
-        AffinitiesToHosts, AffinitiesToPlaces, AskedSpread, AskedSpreadOverHosts, AvoidFailures,
-        BinPack, Board, LeastLoaded, Locality, Need, Placer, Search, SpreadHosts, SpreadOver,
-        SpreadZones, Tally, Untainted,
+        AffinitiesToHosts, AffinitiesToPlaces, Alignment, AskedSpread, AskedSpreadOverHosts,
+        AvoidFailures, BinPack, Board, LeastLoaded, Locality, Need, Placer, Search, SpreadHosts,
+        SpreadOver, SpreadZones, Tally, Untainted,
     },
     reservation::Claim,
     transaction::Change,
@@ -187,6 +187,7 @@ fn any_placer() -> impl Strategy<Value = fn() -> Placer> {
         Placer::default,
         Placer::new,
         || Placer::new().with_score(BinPack, 1.0),
+        || Placer::new().with_score(Alignment, 1.0),
         || Placer::new().with_wishes().with_score(LeastLoaded, 1.0),
         || {
             Placer::new()
@@ -522,4 +523,60 @@ fn what_is_reserved_for_others_is_not_free() {
     assert_eq!(placed("g", Some(500), 0), ["a", "b", "a", "b"]);
     assert_eq!(placed("g", Some(500), 600), ["b", "b"]);
     assert_eq!(placed("g", None, 2_000), ["a", "b", "a", "b"]);
+}
+
+#[test]
+fn large_jobs_are_placed_first_and_answers_come_in_the_order_of_the_questions() {
+    let state = ["a", "b"]
+        .iter()
+        .fold(ClusterState::default(), |state, id| {
+            state.host_joined(host(id, 100), 1).unwrap()
+        });
+    let (small, large) = (crate::fixture::spec(30), crate::fixture::spec(90));
+    let groups = ["s", "l", "t"].map(group_id);
+    let needs = [
+        (Need::new(&groups[0], &small), 2),
+        (Need::new(&groups[1], &large), 1),
+        (Need::new(&groups[2], &small), 2),
+    ];
+    let placer = Placer::new().with_score(LeastLoaded, 1.0);
+    let placed = placer.place_all(&needs, &mut Board::of(&state));
+    let placed: Vec<Vec<&str>> = placed
+        .iter()
+        .map(|hosts| hosts.iter().map(flynn_sched::HostId::as_str).collect())
+        .collect();
+    assert_eq!(placed, [vec!["b", "b"], vec!["a"], vec!["b"]]);
+}
+
+#[test]
+fn an_aligned_host_is_one_whose_room_has_the_shape_of_the_job() {
+    let both = |cpu_millis, mib| Resources {
+        cpu_millis,
+        ..memory(mib)
+    };
+    let mut state = ClusterState::default();
+    // What is free: nothing promised; much processor; much memory.
+    for (id, cpu, mib) in [("a", 0, 0), ("b", 100, 800), ("c", 800, 100)] {
+        let mut host = host(id, 1000);
+        host.capacity.cpu_millis = 1000;
+        state = state.host_joined(host, 1).unwrap();
+        let mut job = job(&format!("on-{id}"), "other", id, 0);
+        Arc::make_mut(&mut job.spec).request = both(cpu, mib);
+        let start = Transaction::on(&state).start(job);
+        state = state.apply(&start).unwrap().state;
+    }
+    let id = group_id("g");
+    let best = |cpu, mib| {
+        let spec = JobSpec {
+            request: both(cpu, mib),
+            ..JobSpec::default()
+        };
+        let mut board = Board::of(&state);
+        let mut tally = board.tally(&state, &id);
+        let placer = Placer::new().with_score(Alignment, 1.0);
+        placer.place(&Need::new(&id, &spec), &mut board, &mut tally)
+    };
+    assert_eq!(best(100, 20), Some(host_id("b")));
+    assert_eq!(best(20, 100), Some(host_id("c")));
+    assert_eq!(best(900, 900), Some(host_id("a")));
 }

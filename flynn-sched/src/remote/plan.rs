@@ -5,7 +5,7 @@ mod sweep;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
 };
 
 use bytes::Bytes;
@@ -66,9 +66,20 @@ impl Chunk {
 
     fn absorb(&mut self, other: Self) {
         for (key, condition) in other.compares {
-            // What this chunk has written itself, it need not compare.
-            if !self.ops.contains_key(&key) {
-                self.compares.entry(key).or_insert(condition);
+            // All compares are looked at before anything is written: what the mirror says holds for keys that this chunk
+            // writes, too. Only that something is there may be the chunk's own doing.
+            let is_put_here = matches!(self.ops.get(&key), Some(Some(_)));
+            if condition == Condition::Present && is_put_here {
+                continue;
+            }
+            match self.compares.entry(key) {
+                Entry::Occupied(mut known) if *known.get() == Condition::Present => {
+                    known.insert(condition);
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(unknown) => {
+                    unknown.insert(condition);
+                }
             }
         }
         for (key, value) in other.ops {
@@ -167,11 +178,17 @@ pub(super) fn plan(
         guarded,
         descriptions: RefCell::default(),
     };
+    let mut steps = applied
+        .accepted
+        .iter()
+        .map(|change| planner.step(change))
+        .collect::<Result<Vec<_>>>()?;
+    compare_what_is_written(mirror, &mut steps);
+    let sweep = planner.sweep(&applied.accepted, steps.iter().map(|(_, step)| step));
     let mut chunks = vec![Chunk::default()];
     let mut bundle: Vec<Chunk> = Vec::new();
     let mut bundle_group: Option<GroupId> = None;
-    for change in &applied.accepted {
-        let (group, step) = planner.step(change)?;
+    for (group, step) in steps {
         if group != bundle_group {
             pack(&mut chunks, std::mem::take(&mut bundle), limits);
             bundle_group = group;
@@ -179,7 +196,7 @@ pub(super) fn plan(
         bundle.push(step);
     }
     pack(&mut chunks, bundle, limits);
-    if let Some(sweep) = planner.sweep(&applied.accepted)? {
+    if let Some(sweep) = sweep {
         // Left for a later time where it would make one commit two.
         let is_whole = transaction.mode == Mode::AllOrNothing;
         if !is_whole || chunks.last().is_some_and(|last| last.fits(&sweep, limits)) {
@@ -188,6 +205,33 @@ pub(super) fn plan(
     }
     chunks.retain(|chunk| chunk.len() > 0);
     Ok(chunks)
+}
+
+/// What one step compares and another writes, the other compares as well. A later part of the transaction takes the key
+/// as this transaction left it: if the writing part had not compared it, what others wrote in between would go unnoticed.
+fn compare_what_is_written(mirror: &Mirror, steps: &mut [(Option<GroupId>, Chunk)]) {
+    let compared: BTreeSet<CellKey> = steps
+        .iter()
+        .flat_map(|(_, step)| &step.compares)
+        .filter(|(_, condition)| **condition != Condition::Present)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for (_, step) in steps {
+        let written: Vec<CellKey> = step
+            .ops
+            .keys()
+            .filter(|key| compared.contains(key))
+            .filter(|key| {
+                step.compares
+                    .get(key)
+                    .is_none_or(|known| *known == Condition::Present)
+            })
+            .cloned()
+            .collect();
+        for key in written {
+            step.expect(mirror, key);
+        }
+    }
 }
 
 fn pack(chunks: &mut Vec<Chunk>, bundle: Vec<Chunk>, limits: Limits) {

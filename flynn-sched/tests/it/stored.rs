@@ -141,3 +141,55 @@ async fn a_description_that_is_needed_again_meanwhile_is_not_swept() {
             .unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_job_that_is_removed_twice_at_once_takes_no_other_jobs_description_with_it() {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let cell = DiscoveryCluster::new(Arc::clone(&backend));
+    let _member = cell.join(host("a", 100)).await.unwrap();
+    until(&cell, "it is alive", |state| state.hosts().count() == 1).await;
+    let start = Transaction::default()
+        .start(job("j1", "g", "a", 1))
+        .start(job("j2", "g", "a", 1));
+    cell.commit(start).await.unwrap();
+    let done = vec![(job_id("j1"), phase(Phase::Done))];
+    cell.report(&host_id("a"), done).await.unwrap();
+    until(&cell, "it has ended", |state| {
+        let job = state.job(&job_id("j1"));
+        job.is_some_and(|job| job.status.phase.is_final())
+    })
+    .await;
+    let twice = Transaction::default()
+        .remove(job_id("j1"))
+        .remove(job_id("j1"));
+    cell.commit(twice).await.unwrap();
+    let late = DiscoveryCluster::new(backend).snapshot().await.unwrap();
+    assert!(late.job(&job_id("j2")).is_some());
+}
+
+#[tokio::test]
+async fn a_stop_and_a_start_on_one_host_see_who_took_the_room_meanwhile() {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let (one, two) = (
+        DiscoveryCluster::new(Arc::clone(&backend)),
+        DiscoveryCluster::new(Arc::clone(&backend)),
+    );
+    let _member = one.join(host("a", 100)).await.unwrap();
+    until(&one, "it is alive", |state| state.hosts().count() == 1).await;
+    let start = Transaction::default().start(job("old", "g", "a", 10));
+    one.commit(start).await.unwrap();
+    for cell in [&one, &two] {
+        until(cell, "the job is there", |state| state.jobs().count() == 1).await;
+    }
+    // Both decide on the same snapshot; only one of them can have the room.
+    let theirs = Transaction::default().start(job("theirs", "h", "a", 60));
+    let mine = Transaction::default()
+        .stop(job_id("old"))
+        .start(job("mine", "g", "a", 60));
+    let (theirs, mine) = futures::future::join(one.commit(theirs), two.commit(mine)).await;
+    let refused = theirs.unwrap().refused.len() + mine.unwrap().refused.len();
+    assert_eq!(refused, 1);
+    let late = DiscoveryCluster::new(backend).snapshot().await.unwrap();
+    let host = late.host(&host_id("a")).unwrap();
+    assert!(host.host.capacity.fits(&host.promised), "{host:?}");
+}

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Result,
     remote::{
         keys::CellKey,
         plan::{Chunk, Planner},
@@ -12,13 +11,24 @@ use crate::{
 };
 
 impl Planner<'_> {
-    /// Deletes the descriptions of which these changes remove the last job. A commit that comes to need one of them
-    /// meanwhile writes it, so that its version is another.
-    pub(super) fn sweep(&self, accepted: &[Change]) -> Result<Option<Chunk>> {
+    /// Deletes the descriptions of which these changes remove the last job, but for those that the steps write. A commit
+    /// that comes to need one of them meanwhile writes it, so that its version is another.
+    pub(super) fn sweep<'c>(
+        &self,
+        accepted: &[Change],
+        steps: impl Iterator<Item = &'c Chunk>,
+    ) -> Option<Chunk> {
+        // A job may be removed twice by one transaction; it counts once.
+        let removed: BTreeSet<_> = accepted
+            .iter()
+            .filter_map(|change| match change {
+                Change::Remove(id) => Some(id),
+                _ => None,
+            })
+            .collect();
         let mut left = BTreeMap::new();
-        for change in accepted {
-            if let Change::Remove(id) = change
-                && self.after.job(id).is_none()
+        for id in removed {
+            if self.after.job(id).is_none()
                 && let Some(hash) = self.mirror.description(id)
             {
                 let jobs = left
@@ -29,19 +39,17 @@ impl Planner<'_> {
         }
         left.retain(|_, jobs| *jobs == 0);
         if left.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let mut needed = BTreeSet::new();
-        for change in accepted {
-            if let Change::Start(job) = change {
-                needed.insert(self.descriptions.borrow_mut().of(&job.spec)?.0);
+        let written: BTreeSet<_> = steps.flat_map(|step| step.ops.keys()).collect();
+        let mut sweep = Chunk::default();
+        for hash in left.into_keys() {
+            let key = CellKey::Spec(hash);
+            if !written.contains(&key) {
+                sweep.expect(self.mirror, key.clone());
+                sweep.delete(key);
             }
         }
-        let mut sweep = Chunk::default();
-        for hash in left.into_keys().filter(|hash| !needed.contains(hash)) {
-            sweep.expect(self.mirror, CellKey::Spec(hash));
-            sweep.delete(CellKey::Spec(hash));
-        }
-        Ok((!sweep.ops.is_empty()).then_some(sweep))
+        (!sweep.ops.is_empty()).then_some(sweep)
     }
 }

@@ -10,6 +10,8 @@
 mod cell;
 #[path = "sched/commit_raft.rs"]
 mod commit_raft;
+#[path = "sched/omega.rs"]
+mod omega;
 #[path = "sched/packing.rs"]
 mod packing;
 #[path = "sched/place.rs"]
@@ -28,6 +30,8 @@ type Case = (&'static str, fn(&mut Report) -> Result<()>);
 const CASES: &[Case] = &[
     ("place_1m_10k", place::run),
     ("packing", packing::run),
+    ("omega_day", omega::day),
+    ("conflict_8", omega::conflicts),
     ("commit_raft", |report| {
         block_on(commit_raft::report(report))
     }),

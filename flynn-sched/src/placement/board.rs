@@ -197,6 +197,13 @@ impl Board {
         self.change(at, is_described_anew);
     }
 
+    /// The slot is not as the snapshot says any more.
+    fn touch(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.slots[at].is_claimed, true) {
+            self.claims.touched.push(at);
+        }
+    }
+
     fn change(&mut self, at: usize, is_described_anew: bool) {
         self.changes.push(at, is_described_anew);
     }
@@ -233,9 +240,8 @@ impl Board {
             return;
         };
         let slot = &mut self.slots[at];
-        slot.is_claimed = true;
         slot.promised = slot.room;
-        self.claims.touch(at);
+        self.touch(at);
         self.change(at, false);
     }
 
@@ -296,8 +302,8 @@ impl Board {
 
     /// Takes what one job of the tallied group needs.
     pub(super) fn claim(&mut self, at: usize, spec: &JobSpec, tally: &mut Tally) {
+        self.touch(at);
         let slot = &mut self.slots[at];
-        slot.is_claimed = true;
         slot.promised = slot.promised.saturating_add(&spec.request);
         if !spec.named.is_empty() {
             slot.promised_named.add(&spec.named);
@@ -322,8 +328,8 @@ impl Board {
             return;
         };
         tally.keep_up(self);
+        self.touch(at);
         let slot = &mut self.slots[at];
-        slot.is_claimed = true;
         slot.promised = slot.promised.saturating_sub(&spec.request);
         if !spec.named.is_empty() {
             slot.promised_named.sub(&spec.named);

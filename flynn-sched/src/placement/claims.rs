@@ -1,9 +1,6 @@
 //! What has been claimed and released since the snapshot, for those who ask where other groups' jobs are.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
 use crate::{ClusterState, GroupId, HostId, JobSpec, Jobs, placement::Tally, state::KeepingApart};
 
@@ -13,7 +10,8 @@ pub(super) struct Claims {
     pub(super) count: u64,
     /// How many more (or fewer) jobs each group has on which slots.
     by_group: BTreeMap<GroupId, BTreeMap<u32, i64>>,
-    slots: BTreeSet<usize>,
+    /// The slots that are not as the snapshot says.
+    pub(super) touched: Vec<usize>,
     pub(super) keeping_apart: KeepingApart,
 }
 
@@ -26,10 +24,10 @@ impl Claims {
     }
 
     /// Forgets all; returns the slots where something was.
-    pub(super) fn restart(&mut self, state: &ClusterState) -> BTreeSet<usize> {
+    pub(super) fn restart(&mut self, state: &ClusterState) -> Vec<usize> {
         let before = std::mem::replace(self, Self::on(state));
         self.count = before.count + 1;
-        before.slots
+        before.touched
     }
 
     pub(super) fn add(&mut self, at: usize, host: &HostId, spec: &JobSpec, tally: &Tally) {
@@ -42,14 +40,8 @@ impl Claims {
         self.keeping_apart.sub(spec, host);
     }
 
-    /// Something else than a claim or release happens on the slot.
-    pub(super) fn touch(&mut self, at: usize) {
-        self.slots.insert(at);
-    }
-
     fn note(&mut self, at: usize, group: &GroupId, more: i64) {
         self.count += 1;
-        self.slots.insert(at);
         let slots = match self.by_group.get_mut(group) {
             Some(slots) => slots,
             None => self.by_group.entry(group.clone()).or_default(),

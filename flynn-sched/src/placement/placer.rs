@@ -9,7 +9,7 @@ use crate::{
         Board, Candidate, Constraints, DistinctHosts, Filter, FixedPorts, FreeResources, Lack,
         LeastLoaded, Locality, NamedResources, NearAndApart, NearAndApartOnHosts, Need, Reads,
         Schedulable, Score, Search, SpreadHosts, SpreadZones, Taints, Tally, Untainted, Why,
-        plan::Floors, points, why,
+        places::number, plan::Floors, points, why,
     },
 };
 
@@ -164,14 +164,20 @@ impl Placer {
 
     /// Places jobs of many groups: up to so many of each need. Returns the hosts of each, in the order of the needs.
     ///
-    /// The larger jobs go first, as far as their largest share of all hosts' room is at least twice as large; otherwise
-    /// the order is kept. A finer order would pack worse: small jobs of all kinds fill what large ones leave best when they
+    /// The larger jobs go first: those whose largest share of a middling host is over ½, then those over ¼, and so on;
+    /// among them the order is kept. A finer order would pack worse: small jobs of all kinds fill what large ones leave best when they
     /// come mixed. So this is for needs among which none goes first; call it for each priority.
     #[must_use]
     pub fn place_all(&self, wanted: &[(Need<'_>, usize)], board: &mut Board) -> Vec<Vec<HostId>> {
         let state = board.state.clone();
         let room = board.room();
-        let size = |need: &Need<'_>| need.spec.request.dominant_share(&room).log2().floor();
+        // As a share of a host of middling size, whose powers of two are where packing turns.
+        let hosts = f64::from(number(board.len()));
+        let size = |need: &Need<'_>| {
+            (hosts * need.spec.request.dominant_share(&room))
+                .log2()
+                .floor()
+        };
         let mut order: Vec<(f64, usize)> = wanted
             .iter()
             .enumerate()

@@ -166,11 +166,14 @@ impl ClusterState {
             let spec = Arc::clone(&group.spec);
             Arc::make_mut(&mut job).spec = spec;
         }
-        if !self.hosts.contains_key(&job.host) {
-            let unknown = Arc::new(unknown_host(job.host.clone()));
-            self.put_lost_host(unknown, version, now_ms);
-        }
-        let host = self.hosts.get_mut(&job.host).expect("it was just put");
+        let host = match self.hosts.get_mut(&job.host) {
+            Some(host) => host,
+            None => {
+                let unknown = Arc::new(unknown_host(job.host.clone()));
+                let lost = empty(unknown, version, Some(now_ms));
+                self.hosts.entry(job.host.clone()).or_insert(lost)
+            }
+        };
         host.jobs.insert(job.id.clone());
         host.version = host.version.max(version);
         let is_live = !job.status.phase.is_final();
@@ -190,7 +193,12 @@ impl ClusterState {
             .entry(job.group.clone())
             .or_default()
             .insert(job.id.clone());
-        self.touch_group(&job.group, version);
+        match self.group_versions.get_mut(&job.group) {
+            Some(known) => *known = version.max(*known),
+            None => {
+                self.group_versions.insert(job.group.clone(), version);
+            }
+        }
         self.jobs.insert(job.id.clone(), JobEntry { job, reported });
     }
 

@@ -462,11 +462,11 @@ impl Applying<'_> {
 
     /// The host has not changed since the snapshot, where that matters.
     fn unchanged(&self, host: &HostId) -> Result<(), No> {
-        let changed = self
-            .before
-            .host(host)
-            .is_some_and(|host| host.version > self.transaction.basis);
-        if self.transaction.conflict == Conflict::Sequence && changed {
+        let changed = || {
+            let host = self.before.host(host);
+            host.is_some_and(|host| host.version > self.transaction.basis)
+        };
+        if self.transaction.conflict == Conflict::Sequence && changed() {
             return Err(No::conflict(
                 host,
                 format!("changed since revision {}", self.transaction.basis),

@@ -6,6 +6,98 @@
 //!                    ▼
 //!          filters ──► scores × weights ──► best host ──► claimed on the Board
 //! ```
+//!
+//! # A filter and a score of your own
+//!
+//! A [`Filter`] answers whether a host can take a job, and says what a host lacks that cannot. A [`Score`] says how good a
+//! host is, from 0 to 1, on a scale that does not depend on the other hosts. Suppose that hosts tell how warm they are in
+//! the tag `celsius`, and that jobs may say in their request how little processor time they need:
+//!
+//! ```
+//! use flynn_sched::{
+//!     ClusterState, GroupId, Host, HostId, JobSpec, Resources,
+//!     placement::{Board, Candidate, Filter, Lack, Need, Placer, Reads, Score},
+//! };
+//!
+//! fn celsius(candidate: &Candidate<'_>) -> f64 {
+//!     let tag = candidate.host.tags.get("celsius");
+//!     tag.and_then(|text| text.parse().ok()).unwrap_or(20.0)
+//! }
+//!
+//! /// No job that needs a core or more goes to a host of 80 °C.
+//! #[derive(Debug)]
+//! struct NotTooHot;
+//!
+//! impl Filter for NotTooHot {
+//!     fn name(&self) -> &'static str {
+//!         "not too hot"
+//!     }
+//!     // Only what the host says of itself, and the job's request: then it is asked anew only when a host speaks.
+//!     fn reads(&self) -> Reads {
+//!         Reads::Host
+//!     }
+//!     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
+//!         need.spec.request.cpu_millis < 1000 || celsius(candidate) < 80.0
+//!     }
+//!     fn lack(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
+//!         let celsius = celsius(candidate);
+//!         Lack {
+//!             why: format!("is {celsius} °C warm, 80 is too much"),
+//!             distance: celsius - 80.0,
+//!         }
+//!     }
+//! }
+//!
+//! /// 1 for a host at 0 °C, 0 for one at 100 °C.
+//! #[derive(Debug)]
+//! struct Cool;
+//!
+//! impl Score for Cool {
+//!     fn name(&self) -> &'static str {
+//!         "cool"
+//!     }
+//!     fn reads(&self) -> Reads {
+//!         Reads::Host
+//!     }
+//!     fn score(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+//!         1.0 - celsius(candidate) / 100.0
+//!     }
+//! }
+//!
+//! # fn main() -> flynn_sched::Result<()> {
+//! let mut state = ClusterState::default();
+//! for (id, celsius) in [("tick", "85"), ("trick", "60"), ("track", "40")] {
+//!     let capacity = Resources { cpu_millis: 2000, ..Resources::default() };
+//!     let mut host = Host::new(HostId::parse(id)?, capacity);
+//!     host.tags.insert("celsius".into(), celsius.into());
+//!     state = state.host_joined(host, 0)?;
+//! }
+//! let placer = Placer::default().with_filter(NotTooHot).with_score(Cool, 2.0);
+//!
+//! // Place three jobs of a core each. Boards and tallies are made from a snapshot and see what was claimed since.
+//! let group = GroupId::parse("sums")?;
+//! let spec = JobSpec { request: Resources { cpu_millis: 1500, ..Resources::default() }, ..JobSpec::default() };
+//! let need = Need::new(&group, &spec);
+//! let mut board = Board::of(&state);
+//! let mut tally = board.tally(&state, &group);
+//! let placed = placer.place_many(&need, 3, &mut board, &mut tally);
+//! assert_eq!(placed, [HostId::parse("track")?, HostId::parse("trick")?]);
+//! assert_eq!(
+//!     placer.why(&need, &board, &tally).to_string(),
+//!     "none of 3 hosts can take it (resources: 2, not too hot: 1); the nearest is tick: is 85 °C warm, 80 is too much"
+//! );
+//! # Ok(()) }
+//! ```
+//!
+//! # How it is fast
+//!
+//! Jobs of one *shape* (the same request, constraints, tolerations, …) see every host alike, as long as it has no jobs of
+//! their group. So the board keeps a tournament tree over the hosts for each shape that comes up again, and brings it up
+//! to the hosts that have changed when the shape is asked for next. Hosts that are special to the group are put in with all
+//! that is said of them while the group is placed; what depends on zones, racks or tags is added to the winner of each
+//! class of hosts. The best host is then found in the logarithm of their number, and it is the same one that a look at all
+//! of them ([`Search::Scan`]) finds: a property test compares the two. What a filter or score [reads](Reads) decides where
+//! in this it is asked; one that does not say is asked about every host for every job.
 
 mod board;
 mod candidate;

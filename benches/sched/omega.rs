@@ -1,11 +1,12 @@
 //! How long a day of a large cell takes to simulate, and how seldom eight schedulers get in each other's way in it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flynn_benches::{Better, Report, Row, median};
 use flynn_sched::sim::experiment;
 use serde_json::json;
+use tokio::time::Instant;
 
 const ROUNDS: u64 = 5;
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -42,6 +42,7 @@ impl ClusterState {
     }
 
     /// The host is (still) not there; `host` is what it last said about itself. The moment it was first missed is kept.
+    #[cfg(feature = "remote")]
     pub(crate) fn put_lost_host(&mut self, host: Arc<Host>, version: u64, now_ms: u64) {
         match self.hosts.get_mut(&host.id) {
             Some(known) => {

@@ -333,6 +333,13 @@ fn described(
     slot: usize,
 ) -> Option<i64> {
     let candidate = Candidate::by_itself(board, slot, tally);
+    // What a host does not have at all is never free on it, whatever is promised.
+    let spec = need.spec;
+    let has_all = candidate.room.fits(&spec.request)
+        && (spec.named.is_empty() || candidate.host.named.fits(&Named::default(), &spec.named));
+    if !has_all {
+        return None;
+    }
     placer.worth(Stage::Host, need, &candidate)
 }
 

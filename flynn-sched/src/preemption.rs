@@ -6,7 +6,7 @@
 //!                    best of them: Plan { host, victims } ◄── by Cost ────────┘
 //! ```
 //!
-//! A preemption serves a strictly more important group, stays within the [`Budget`](crate::Budget) of every group it takes
+//! A preemption serves a strictly more important group, stays within the [`Budget`] of every group it takes
 //! from, and never takes a job of the system for one that is not. Which of several is chosen is said by [`Cost`].
 
 mod room;

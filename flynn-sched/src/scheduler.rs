@@ -20,7 +20,7 @@ mod service;
 mod suspension;
 mod together;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crate::{
     ClusterState, Error, Group, GroupStatus, HostId, Job, JobId, JobStatus, Transaction,
@@ -128,6 +128,9 @@ struct Round<'s> {
     hold: Option<(Hold<'s>, bool)>,
     making_room: MakingRoom<'s>,
     ledger: Ledger<'s>,
+    /// Jobs that this round has told to go for something more important: to their groups, which come later, they are
+    /// gone, or they would be missed twice.
+    going: BTreeSet<JobId>,
     transaction: Transaction,
 }
 
@@ -140,6 +143,7 @@ impl<'s> Round<'s> {
             hold: Hold::of(state).map(|hold| (hold, false)),
             making_room: MakingRoom::on(state),
             ledger: Ledger::on(state),
+            going: BTreeSet::new(),
             transaction: Transaction::on(state),
         }
     }
@@ -218,6 +222,11 @@ impl<'s> Round<'s> {
                 group: group.id.clone(),
                 version: self.state.group_version(&group.id),
             });
+            let going = changes.iter().filter_map(|change| match change {
+                Change::Evict { job, why } if why.is_at_once() => Some(job.clone()),
+                _ => None,
+            });
+            self.going.extend(going);
             self.transaction.changes.extend(changes);
         }
     }

@@ -23,7 +23,8 @@ pub(super) fn schedule(
     context: &mut Context<'_>,
 ) {
     let state = round.state;
-    let roster = Roster::of(state, group, millis(scheduler.lost_grace), context);
+    let mut roster = Roster::of(state, group, millis(scheduler.lost_grace), context);
+    roster.let_go(&round.going);
     let mut changes = Vec::new();
     let mut by_host: BTreeMap<&HostId, Vec<&Arc<Job>>> = BTreeMap::new();
     for job in &roster.staying {

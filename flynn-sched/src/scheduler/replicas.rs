@@ -25,7 +25,8 @@ pub(super) fn schedule(
 ) {
     let state = round.state;
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let roster = Roster::of(state, group, millis(scheduler.lost_grace), context);
+    let mut roster = Roster::of(state, group, millis(scheduler.lost_grace), context);
+    roster.let_go(&round.going);
     let mut changes = Vec::new();
 
     stop_surplus(scheduler, state, &roster, count, context, &mut changes);

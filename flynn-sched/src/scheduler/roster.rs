@@ -1,9 +1,12 @@
 //! The jobs of one group, sorted by what they mean for its count.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
-    ClusterState, Group, HostId, HostState, Job, Phase, Taint, TaintEffect,
+    ClusterState, Group, HostId, HostState, Job, JobId, Phase, Taint, TaintEffect,
     scheduler::{Context, backoff::ended_ms, making_room::was_preempted},
     transaction::Change,
 };
@@ -24,6 +27,8 @@ pub(super) struct Roster<'s> {
     pub(super) ended: Vec<&'s Arc<Job>>,
     /// They were told to go for something more important, and went; the oldest first. Each is kept until it is replaced.
     pub(super) displaced: Vec<&'s Arc<Job>>,
+    /// How many are told to go for something more important by the same round.
+    going: usize,
 }
 
 impl<'s> Roster<'s> {
@@ -59,7 +64,7 @@ impl<'s> Roster<'s> {
     /// preempted for them in turn.
     pub(super) fn preempted(&self, missing: usize) -> usize {
         let stopping = self.stopping.iter().filter(|job| was_preempted(job));
-        (self.displaced.len() + stopping.count()).min(missing)
+        (self.displaced.len() + stopping.count() + self.going).min(missing)
     }
 
     /// Forgets those that have been replaced.
@@ -76,6 +81,17 @@ impl<'s> Roster<'s> {
             job.is_moving() && is_current(job, group) && !must_leave(job, state.host(&job.host))
         };
         self.leaving.iter().filter(only_moves).count()
+    }
+
+    /// These jobs are being stopped by the same round.
+    pub(super) fn let_go(&mut self, going: &BTreeSet<JobId>) {
+        for list in [&mut self.staying, &mut self.leaving] {
+            let (gone, kept): (Vec<_>, Vec<_>) =
+                list.drain(..).partition(|job| going.contains(&job.id));
+            *list = kept;
+            self.going += gone.len();
+            self.stopping.extend(gone);
+        }
     }
 
     /// The jobs that ended without being told to, and run what the group is.

@@ -112,7 +112,7 @@ async fn a_driver_brings_a_local_cell_to_its_counts_and_keeps_it_there() {
     .await;
     running.end().await;
     assert!(counters.commits() >= 3);
-    assert!(counters.rounds() > counters.commits());
+    assert!(counters.rounds() >= counters.commits());
     assert_eq!(counters.errors(), 0);
 }
 

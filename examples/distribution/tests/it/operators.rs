@@ -32,12 +32,8 @@ fn flynn_host(cluster: &Cluster, args: &[&str]) -> Result<Output> {
 
 fn what_if_tells_what_would_become_of_jobs_and_changes_nothing(shared: &Shared) -> Result<()> {
     let cluster = shared.cluster()?;
-    let jobs = |cluster: &Cluster| -> Result<Vec<String>> {
-        let jobs = cluster.host_json(0, &["ps"])?;
-        let ids = jobs.as_array().context("jobs are a list")?.iter();
-        Ok(ids.map(|job| job["id"].to_string()).collect())
-    };
-    let before = jobs(&cluster)?;
+    let wanted = |cluster: &Cluster| cluster.flynn(&["-a", "controller", "scale"]);
+    let before = wanted(&cluster)?;
     let outcome = cluster.host_json(
         0,
         &["what-if", "lose host host3", "scale controller.web to 500"],
@@ -72,7 +68,13 @@ fn what_if_tells_what_would_become_of_jobs_and_changes_nothing(shared: &Shared) 
         &String::from_utf8_lossy(&report.stdout),
         &["if drain host host2", "controller.web", "moved from host2"],
     )?;
-    ensure!(jobs(&cluster)? == before, "it changed the cell");
+    ensure!(wanted(&cluster)? == before, "it scaled the controller");
+    let hosts = cluster.host_json(0, &["list"])?;
+    let hosts = hosts.as_array().context("hosts are a list")?;
+    ensure!(
+        hosts.iter().all(|host| host["state"] == "up"),
+        "it drained or lost a host: {hosts:?}"
+    );
 
     let typo = flynn_host(&cluster, &["what-if", "loose zone b"])?;
     ensure!(typo.status.code() == Some(1), "{typo:?}");

@@ -222,9 +222,14 @@ async fn a_driver_outlives_a_store_that_fails() {
     let counters = driver.counters();
     let running = Running::start(driver);
     put(&cell, GroupKind::Service { count: 1 }).await;
-    while counters.errors() < 5 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let failing = async {
+        while counters.errors() < 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), failing)
+        .await
+        .expect("it fails again and again");
     assert!(cell.state().jobs().next().is_none());
     troubled.is_down.store(false, Ordering::SeqCst);
     until(&cell, "the job is placed", |state| {

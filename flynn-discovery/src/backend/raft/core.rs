@@ -537,6 +537,13 @@ impl Core {
         if !is_allowed {
             return;
         }
+        // Who is led is a member: it was added again, or the word of its removal came from one that lags behind.
+        if matches!(
+            kind,
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        ) {
+            self.is_removed = false;
+        }
         // The leader may not know yet that this member lost what it had; the core would take it for a lost log.
         if kind == MessageType::MsgHeartbeat
             && message.commit > self.node.raft.raft_log.last_index()

@@ -191,6 +191,8 @@ impl Replica {
         self.unwritten_bytes += changes.state.iter().map(StateChange::len).sum::<usize>();
         self.unwritten.state.extend(changes.state);
         if has_new_members {
+            // What those are told who are members no more leaves while there is still a way to them.
+            host.perform(self.core.effects());
             host.regrouped();
         }
         Ok(())

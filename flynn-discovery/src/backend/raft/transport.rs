@@ -150,6 +150,12 @@ impl Inbox {
         };
     }
 
+    /// This peer says that this member was removed from the cluster.
+    pub fn removed(&self, peer: MemberId) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = self.push(Event::Frame(peer, Frame::Removed));
+    }
+
     fn push(&self, event: Event) -> crate::Result<()> {
         self.events.send(event).map_err(|_| Error::Closed {
             backend: super::NAME,

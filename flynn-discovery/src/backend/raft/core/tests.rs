@@ -38,6 +38,8 @@ struct Member {
 struct Hands {
     log: MemoryLog,
     effects: Vec<Effect>,
+    /// How many members were told of their removal whenever the members had changed.
+    told: Vec<usize>,
 }
 
 impl Host for Hands {
@@ -53,7 +55,10 @@ impl Host for Hands {
 
     fn replaced(&mut self) {}
 
-    fn regrouped(&mut self) {}
+    fn regrouped(&mut self) {
+        let is_word = |effect: &&Effect| matches!(effect, Effect::Send(_, Frame::Removed));
+        self.told.push(self.effects.iter().filter(is_word).count());
+    }
 }
 
 /// Some members on one clock.
@@ -152,16 +157,21 @@ impl Cluster {
     /// Delivers until nothing is on its way.
     fn deliver(&mut self) {
         while !self.network.is_empty() {
-            for (from, to, frame) in std::mem::take(&mut self.network) {
-                if self.is_cut_off[from] || self.is_cut_off[to] {
-                    continue;
-                }
-                let (now, from) = (self.now, self.ids[from]);
-                self.hand(to, false, |replica| {
-                    replica.core.set_now(now);
-                    replica.core.receive(from, frame);
-                });
+            self.deliver_once();
+        }
+    }
+
+    /// Delivers what is on its way now, and not what follows from it.
+    fn deliver_once(&mut self) {
+        for (from, to, frame) in std::mem::take(&mut self.network) {
+            if self.is_cut_off[from] || self.is_cut_off[to] {
+                continue;
             }
+            let (now, from) = (self.now, self.ids[from]);
+            self.hand(to, false, |replica| {
+                replica.core.set_now(now);
+                replica.core.receive(from, frame);
+            });
         }
     }
 
@@ -226,6 +236,42 @@ impl Cluster {
 
 /// Longer than any time to live.
 const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_word_of_a_removal_is_sent_before_the_way_to_the_removed_member_is_closed() {
+    let (mut cluster, leader) = Cluster::start(3);
+    let removed = (leader + 1) % 3;
+    // It does not hear of its removal from the log.
+    cluster.is_cut_off[removed] = true;
+    let change = super::MemberChange::Remove(cluster.ids[removed]);
+    for member in &mut cluster.members {
+        member.hands.told.clear();
+    }
+    let ticket = cluster.call(leader, Call::Change(change));
+    let mut words = Vec::new();
+    while !cluster.network.is_empty() {
+        words.extend(cluster.network.iter().filter_map(|(from, to, frame)| {
+            (*to == removed && *frame == Frame::Removed).then_some(*from)
+        }));
+        cluster.deliver_once();
+    }
+    assert!(matches!(cluster.answer(ticket), Some(Ok(_))));
+    assert!(words.contains(&leader), "{words:?}");
+    assert_eq!(cluster.members[leader].hands.told, [1]);
+}
+
+#[test]
+fn a_member_that_is_led_again_was_not_removed() {
+    let (mut cluster, leader) = Cluster::start(3);
+    let follower = (leader + 1) % 3;
+    let from = cluster.ids[(leader + 2) % 3];
+    cluster.hand(follower, false, |replica| {
+        replica.core.receive(from, Frame::Removed);
+    });
+    assert!(cluster.members[follower].replica.core.is_removed());
+    cluster.run(10 * TICK);
+    assert!(!cluster.members[follower].replica.core.is_removed());
+}
 
 #[test]
 fn a_leader_that_stood_still_ends_leases_neither_at_once_nor_never() {

@@ -53,6 +53,14 @@ struct Living {
     connections: usize,
 }
 
+/// How a listener that can be trusted received this member.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Welcome {
+    Accepted,
+    /// It knows that this member was removed, and says so in a sentence.
+    Removed(String),
+}
+
 /// The other side, when it was accepted.
 #[derive(Debug)]
 pub(super) struct Greeted {
@@ -102,6 +110,9 @@ struct Proof {
 struct Verdict {
     #[prost(string, tag = "1")]
     why: String,
+    /// Refused for good: the connector is a member no more.
+    #[prost(bool, tag = "2")]
+    is_removed: bool,
 }
 
 impl Greeter {
@@ -123,13 +134,13 @@ impl Greeter {
     ///
     /// # Errors
     ///
-    /// [`Error::Denied`] with the reason when either side refuses the other.
+    /// [`Error::Denied`] with the reason when either side refuses the other for another reason than a removal.
     pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin + Send>(
         &self,
         stream: &mut S,
         to: MemberId,
         purpose: Purpose,
-    ) -> Result<()> {
+    ) -> Result<Welcome> {
         let hello = Hello {
             version: VERSION,
             cell: self.local.cell.clone(),
@@ -160,7 +171,9 @@ impl Greeter {
         write(stream, &Proof { proof }).await?;
         let verdict: Verdict = read(stream).await?;
         if verdict.why.is_empty() {
-            Ok(())
+            Ok(Welcome::Accepted)
+        } else if verdict.is_removed {
+            Ok(Welcome::Removed(verdict.why))
         } else {
             Err(denied(verdict.why))
         }
@@ -200,11 +213,13 @@ impl Greeter {
         write(stream, &challenge).await?;
         let proof: Proof = read(stream).await?;
         let peer = MemberId::new(hello.from)?;
-        let why = if !self.verify("connector", &both, &proof.proof) {
+        let is_believed = self.verify("connector", &both, &proof.proof);
+        let is_removed = is_believed && self.removed.lock().contains(&peer);
+        let why = if !is_believed {
             Some(format!(
                 "member {peer} does not have the token of this cluster"
             ))
-        } else if self.removed.lock().contains(&peer) {
+        } else if is_removed {
             Some(format!(
                 "member {peer} was removed from the cluster: to have it back, remove its directory and add it again"
             ))
@@ -213,6 +228,7 @@ impl Greeter {
         };
         let verdict = Verdict {
             why: why.clone().unwrap_or_default(),
+            is_removed,
         };
         write(stream, &verdict).await?;
         if let Some(why) = why {
@@ -229,8 +245,12 @@ impl Greeter {
         })
     }
 
-    /// Something was heard of this run of the member. `false` when another run of it has been heard since.
+    /// Something was heard of this run of the member. `false` when another run of it has been heard since, or it was
+    /// removed: the connection is to end, and what it is told when it connects again says why.
     pub(super) fn hears(&self, peer: MemberId, incarnation: u64) -> bool {
+        if self.removed.lock().contains(&peer) {
+            return false;
+        }
         let mut living = self.living.lock();
         match living.get_mut(&peer) {
             Some(known) if known.incarnation == incarnation => {
@@ -402,7 +422,7 @@ mod tests {
         Greeter::new(local, Secret::new(token))
     }
 
-    async fn meet(a: &Greeter, b: &Greeter) -> (Result<()>, Result<Greeted>) {
+    async fn meet(a: &Greeter, b: &Greeter) -> (Result<Welcome>, Result<Greeted>) {
         let (mut left, mut right) = tokio::io::duplex(1 << 16);
         let to = b.local.id;
         tokio::join!(
@@ -447,6 +467,22 @@ mod tests {
         tokio::time::advance(ALIVE).await;
         meet(&newer, &b).await.0.unwrap();
         assert!(!b.hears(older.local.id, older.local.incarnation));
+    }
+
+    #[tokio::test]
+    async fn a_removed_member_hears_that_it_was_removed_until_it_is_added_again() {
+        let (a, b) = (greeter("a", "cell", "token"), greeter("b", "cell", "token"));
+        assert_eq!(meet(&a, &b).await.0.unwrap(), Welcome::Accepted);
+        b.set_removed(&[a.local.id]);
+        assert!(!b.hears(a.local.id, a.local.incarnation));
+        let (welcome, accepted) = meet(&a, &b).await;
+        let Welcome::Removed(why) = welcome.unwrap() else {
+            panic!("a removed member was accepted");
+        };
+        assert!(why.contains("was removed"), "{why}");
+        assert!(matches!(accepted, Err(Error::Denied { .. })));
+        b.set_removed(&[]);
+        assert_eq!(meet(&a, &b).await.0.unwrap(), Welcome::Accepted);
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! Members over TCP: one stream to each peer for frames, another for each snapshot.
 
 mod snapshots;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,7 +23,7 @@ use tokio_util::{
 
 use super::{
     Inbox, Local, MAX_FRAME_BYTES, SnapshotFrame, Transport,
-    handshake::{Greeted, Greeter, Purpose},
+    handshake::{Greeted, Greeter, Purpose, Welcome},
 };
 use crate::{
     Backoff, Error, Result, Secret,
@@ -278,7 +280,15 @@ impl Link {
         loop {
             let (peer, addr) = (self.peer, &self.addr);
             match connect(&self.greeter, peer, addr, Purpose::Frames).await {
-                Ok(stream) => {
+                Ok((_, Welcome::Removed(why))) => {
+                    if why != last_error {
+                        tracing::warn!(%peer, %addr, %why, "removed from the cluster");
+                        last_error.clone_from(&why);
+                    }
+                    self.inbox.refused(peer, Some(why));
+                    self.inbox.removed(peer);
+                }
+                Ok((stream, Welcome::Accepted)) => {
                     tracing::debug!(%peer, %addr, "connected");
                     self.inbox.refused(peer, None);
                     last_error.clear();
@@ -337,14 +347,14 @@ async fn connect(
     peer: MemberId,
     addr: &str,
     purpose: Purpose,
-) -> Result<TcpStream> {
+) -> Result<(TcpStream, Welcome)> {
     let mut stream = timeout(CONNECT, TcpStream::connect(addr))
         .await
         .map_err(|_| protocol(&"connecting took too long"))?
         .map_err(|e| protocol(&e))?;
     stream.set_nodelay(true).map_err(|e| protocol(&e))?;
-    greeter.connect(&mut stream, peer, purpose).await?;
-    Ok(stream)
+    let welcome = greeter.connect(&mut stream, peer, purpose).await?;
+    Ok((stream, welcome))
 }
 
 /// Writes what is queued, all of it with one call to the system; `true` when nobody queues any more.

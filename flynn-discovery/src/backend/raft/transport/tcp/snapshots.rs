@@ -8,8 +8,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Greeter, MAX_FRAME_BYTES, Purpose, SnapshotFrame, connect, protocol};
-use crate::{Result, backend::raft::member::MemberId};
+use super::{Greeter, MAX_FRAME_BYTES, Purpose, SnapshotFrame, Welcome, connect, protocol};
+use crate::{Error, Result, backend::raft::member::MemberId};
 
 pub(super) async fn send(
     greeter: &Greeter,
@@ -17,7 +17,10 @@ pub(super) async fn send(
     addr: &str,
     snapshot: SnapshotFrame,
 ) -> Result<()> {
-    let mut stream = connect(greeter, to, addr, Purpose::Snapshot).await?;
+    let (mut stream, welcome) = connect(greeter, to, addr, Purpose::Snapshot).await?;
+    if let Welcome::Removed(why) = welcome {
+        return Err(Error::Denied { why });
+    }
     let mut head = BytesMut::new();
     head.extend_from_slice(
         &u32::try_from(snapshot.frame.len())

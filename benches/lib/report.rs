@@ -164,8 +164,11 @@ impl Report {
                 Better::Lower => peer / ours,
             };
             println!(
-                "{}: {ours:.1} {}, {peer_name} {peer:.1}, ratio {ratio:.2}",
-                metric.case, metric.unit
+                "{}: {} {}, {peer_name} {}, ratio {ratio:.2}",
+                metric.case,
+                figure(ours),
+                metric.unit,
+                figure(peer)
             );
             self.rows.push(Row {
                 case: metric.case.clone(),
@@ -197,7 +200,12 @@ impl Report {
         }
         for (i, metric) in metrics.iter().enumerate() {
             let ours = column(&our_rounds, i)?;
-            println!("{}: {ours:.1} {} ({limit})", metric.case, metric.unit);
+            println!(
+                "{}: {} {} ({limit})",
+                metric.case,
+                figure(ours),
+                metric.unit
+            );
             self.rows.push(Row {
                 case: metric.case.clone(),
                 unit: metric.unit.to_owned(),
@@ -258,7 +266,7 @@ impl Report {
             "| case | unit | ours | peer | | ratio | rounds |\n|---|---|--:|--:|---|--:|--:|\n",
         );
         for row in &self.rows {
-            let value = |v: Option<f64>| v.map(|v| format!("{v:.1}")).unwrap_or_default();
+            let value = |v: Option<f64>| v.map(figure).unwrap_or_default();
             let against = row.peer_name.as_ref().or(row.limit.as_ref());
             let ratio = row.ratio.map(|r| format!("{r:.2}")).unwrap_or_default();
             // Writing to a string cannot fail.
@@ -275,6 +283,24 @@ impl Report {
         }
         table
     }
+}
+
+/// The value with three digits that say something, and all digits before the point.
+fn figure(value: f64) -> String {
+    let mut decimals = 2_usize;
+    let mut magnitude = value.abs();
+    while decimals > 0 && magnitude >= 10.0 {
+        magnitude /= 10.0;
+        decimals -= 1;
+    }
+    while decimals < 9 && magnitude > 0.0 && magnitude < 1.0 {
+        magnitude *= 10.0;
+        decimals += 1;
+    }
+    if value == 0.0 {
+        decimals = 0;
+    }
+    format!("{value:.decimals$}")
 }
 
 /// `text` with the section `name` replaced by `body`, or added at the end.
@@ -362,6 +388,21 @@ mod tests {
             with_section(&text, "a", "3\n"),
             "# T\n\n## a\n\n3\n\n## b\n\n2\n"
         );
+    }
+
+    #[test]
+    fn a_figure_shows_three_digits_however_small_it_is() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.00553, "0.00553"),
+            (0.0834, "0.0834"),
+            (0.999, "0.999"),
+            (1.9, "1.90"),
+            (-53.26, "-53.3"),
+            (24_071.4, "24071"),
+        ] {
+            assert_eq!(figure(value), text);
+        }
     }
 
     #[tokio::test]

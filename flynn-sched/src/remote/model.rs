@@ -6,33 +6,32 @@
 //! changes, after which a commit under way may still be carried out although nobody waits for it; a host is lost and
 //! returns; a job ends.
 
+mod mistakes;
 mod properties;
+mod sameness;
+mod schedulers;
+mod trials;
+mod wire;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use flynn_discovery::backend::{
-    Compare, Condition, Op, WatchEvent,
+    Compare, Condition, Op,
     kv::{Command, KvState},
 };
 use stateright::{Model, Property};
 
 use properties::{Bare, bare};
+use sameness::print_of;
+use schedulers::{Scheduler, Stage};
+use wire::{Message, seen, tear};
 
 use super::{
     keys::CellKey,
     mirror::Mirror,
-    plan::{Chunk, Limits, Written, plan},
+    plan::{Limits, Written},
 };
-use crate::{
-    Group, GroupId, GroupKind, Host, HostId, Job, JobId, JobSpec, JobStatus, Phase, Resources,
-    Transaction,
-    transaction::{Change, Mode},
-};
+use crate::{Group, GroupId, GroupKind, Host, HostId, JobId, JobSpec, JobStatus, Phase, Resources};
 
 /// What is tried, and how often each trouble may happen.
 #[derive(Clone)]
@@ -84,44 +83,6 @@ pub(super) struct Cell {
     /// The jobs, read without any of the code that is tried.
     bare: Arc<Vec<Bare>>,
     print: u64,
-}
-
-#[derive(Clone)]
-struct Scheduler {
-    mirror: Arc<Mirror>,
-    /// Tells mirrors apart.
-    seen: u64,
-    /// What it would commit next.
-    next: Option<Arc<Vec<Chunk>>>,
-    /// Commits of which it never heard. They make its jobs' names new.
-    abandoned: u8,
-    stage: Stage,
-}
-
-#[derive(Clone)]
-enum Stage {
-    /// May propose.
-    Idle,
-    /// Was refused: proposes again when it has seen more.
-    Behind,
-    /// This chunk of a transaction is on the wire.
-    Waiting {
-        chunks: Arc<Vec<Chunk>>,
-        at: usize,
-        written: Written,
-        message: Message,
-    },
-}
-
-/// A commit on the wire.
-#[derive(Clone)]
-struct Message {
-    /// Tells messages apart.
-    print: u64,
-    compares: Vec<Compare>,
-    ops: Vec<Op>,
-    starts: Vec<JobId>,
-    removes: Vec<JobId>,
 }
 
 /// What can happen next.
@@ -306,239 +267,6 @@ impl Model for Trial {
     }
 }
 
-impl Cell {
-    /// Puts a chunk on the wire.
-    fn send(&mut self, n: usize, chunks: Arc<Vec<Chunk>>, at: usize, written: Written, t: &Trial) {
-        let chunk = &chunks[at];
-        let (mut compares, ops) = chunk.prepared(&written).expect("ids are keys");
-        compares.retain(t.keep);
-        let changes = chunk.changes.iter();
-        let message = Message {
-            print: {
-                let mut hasher = DefaultHasher::new();
-                format!("{compares:?} {ops:?}").hash(&mut hasher);
-                hasher.finish()
-            },
-            compares,
-            ops,
-            starts: changes.clone().filter_map(started).collect(),
-            removes: changes.filter_map(removed).collect(),
-        };
-        self.schedulers[n].stage = Stage::Waiting {
-            chunks,
-            at,
-            written,
-            message,
-        };
-    }
-
-    /// Carries out what a scheduler waits for, and tells it.
-    fn answer(&mut self, n: usize, trial: &Trial) {
-        let stage = std::mem::replace(&mut self.schedulers[n].stage, Stage::Behind);
-        let Stage::Waiting {
-            chunks,
-            at,
-            mut written,
-            message,
-        } = stage
-        else {
-            return;
-        };
-        let Some(revision) = self.carry_out(&message) else {
-            return;
-        };
-        self.claimed.extend(message.starts);
-        chunks[at].record(revision, &mut written);
-        if at + 1 < chunks.len() {
-            self.send(n, chunks, at + 1, written, trial);
-        }
-    }
-
-    /// The scheduler no longer waits. It may propose again, even from what it saw before.
-    fn abandon(&mut self, n: usize, trial: &Trial) -> Option<Message> {
-        let scheduler = &self.schedulers[n];
-        let Stage::Waiting { message, .. } = &scheduler.stage else {
-            return None;
-        };
-        let message = message.clone();
-        let (mirror, seen) = (Arc::clone(&scheduler.mirror), scheduler.seen);
-        let abandoned = scheduler.abandoned + 1;
-        self.schedulers[n] = Scheduler::seeing(n, &mirror, seen, abandoned, trial);
-        Some(message)
-    }
-
-    fn carry_out(&mut self, message: &Message) -> Option<flynn_discovery::backend::Revision> {
-        let revision = self.write(message.compares.clone(), message.ops.clone())?;
-        self.removed.extend(message.removes.iter().cloned());
-        Some(revision)
-    }
-
-    fn write(
-        &mut self,
-        compares: Vec<Compare>,
-        ops: Vec<Op>,
-    ) -> Option<flynn_discovery::backend::Revision> {
-        let done = self.store.apply(Command::Commit { compares, ops });
-        done.result.ok()?;
-        if let Some((revision, changes)) = done.changes {
-            let news = WatchEvent::Changes { changes, revision };
-            self.truth = Arc::new(self.truth.after(news, 1));
-            self.bare = bare(&self.store).into();
-            self.print = print_of(&self.store);
-        }
-        Some(self.store.revision())
-    }
-}
-
-impl Scheduler {
-    fn seeing(n: usize, mirror: &Arc<Mirror>, seen: u64, abandoned: u8, trial: &Trial) -> Self {
-        Self {
-            next: next(mirror, n, abandoned, trial).map(Arc::new),
-            mirror: Arc::clone(mirror),
-            seen,
-            abandoned,
-            stage: Stage::Idle,
-        }
-    }
-}
-
-/// What a scheduler would commit next.
-fn next(mirror: &Mirror, n: usize, abandoned: u8, trial: &Trial) -> Option<Vec<Chunk>> {
-    let transaction = proposal(mirror, n, abandoned, trial.is_divided);
-    if transaction.is_empty() {
-        return None;
-    }
-    let applied = mirror.state.apply(&transaction).ok()?;
-    let chunks = plan(mirror, &transaction, &applied, trial.limits).expect("ids are keys");
-    let is_whole = transaction.mode == Mode::Incremental || chunks.len() == 1;
-    (!chunks.is_empty() && is_whole).then_some(chunks)
-}
-
-/// What one who looks now sees.
-fn seen(store: &KvState) -> Arc<Mirror> {
-    let entries = store.entries().cloned().collect();
-    let revision = store.revision();
-    Arc::new(Mirror::default().after(WatchEvent::Reset { entries, revision }, 1))
-}
-
-/// A scheduler in a few lines: starts what is missing, stops what is too much, removes what ended. Groups called
-/// `gang…` are placed whole or not at all.
-fn proposal(mirror: &Mirror, who: usize, abandoned: u8, is_divided: bool) -> Transaction {
-    let state = &mirror.state;
-    let mut transaction = Transaction::on(state);
-    let is_lost = |id: &HostId| state.host(id).is_none_or(|h| h.lost_since_ms.is_some());
-    for (at, group) in state.groups().enumerate() {
-        if is_divided && at % 2 != who {
-            continue;
-        }
-        let GroupKind::Service { count } = group.kind else {
-            continue;
-        };
-        let is_gang = group.id.as_str().starts_with("gang");
-        let live: Vec<&Arc<Job>> = state
-            .jobs_of(&group.id)
-            .filter(|job| !job.status.phase.is_final() && !job.is_stopping)
-            .filter(|job| is_gang || !is_lost(&job.host))
-            .collect();
-        let guard = Change::ExpectGroup {
-            group: group.id.clone(),
-            version: state.group_version(&group.id),
-        };
-        let mut next = transaction.clone().with(guard);
-        let asked = next.changes.len();
-        for job in state.jobs_of(&group.id) {
-            if job.status.phase.is_final() {
-                next = next.remove(job.id.clone());
-            }
-        }
-        let count = count as usize;
-        for job in live.iter().skip(count) {
-            next = next.stop(job.id.clone());
-        }
-        let missing = count.saturating_sub(live.len());
-        let is_due = if is_gang {
-            missing == count
-        } else {
-            missing > 0
-        };
-        for m in 0..if is_due { missing } else { 0 } {
-            let name = format!("s{who}-{}-{abandoned}-{}-{m}", state.revision(), group.id);
-            if let Some(job) = placed(mirror, &next, group, who, &name) {
-                next = next.start(job);
-            } else if is_gang {
-                next.changes.truncate(asked);
-                break;
-            }
-        }
-        if next.changes.len() > asked {
-            if is_gang {
-                let own = next.changes.split_off(asked - 1);
-                if transaction.changes.is_empty() {
-                    transaction.changes = own;
-                    return transaction.all_or_nothing();
-                }
-            } else {
-                transaction = next;
-            }
-        }
-    }
-    transaction
-}
-
-/// A new job of the group where there is room, the one scheduler from the one end and the other from the other.
-fn placed(
-    mirror: &Mirror,
-    so_far: &Transaction,
-    group: &Group,
-    who: usize,
-    name: &str,
-) -> Option<Job> {
-    let after = mirror.state.apply(so_far).ok()?.state;
-    let mut hosts: Vec<HostId> = after.hosts().map(|host| host.host.id.clone()).collect();
-    if who == 1 {
-        hosts.reverse();
-    }
-    hosts.into_iter().find_map(|host| {
-        let job = Job {
-            id: JobId::parse(name).ok()?,
-            group: group.id.clone(),
-            host,
-            spec: Arc::clone(&group.spec),
-            is_stopping: false,
-            evicted: None,
-            placed_at_ms: 0,
-            attempt: 0,
-            status: JobStatus::default(),
-        };
-        let start = Transaction::on(&after).start(job.clone());
-        after.apply(&start.all_or_nothing()).ok()?;
-        Some(job)
-    })
-}
-
-/// Takes one job out of a commit.
-fn tear(message: &mut Message) {
-    let is_job =
-        |op: &Op| matches!(op, Op::Put { key, .. } if key.as_str().starts_with("cell/jobs/"));
-    if let Some(at) = message.ops.iter().rposition(is_job) {
-        message.ops.remove(at);
-    }
-}
-
-fn started(change: &Change) -> Option<JobId> {
-    match change {
-        Change::Start(job) => Some(job.id.clone()),
-        _ => None,
-    }
-}
-
-fn removed(change: &Change) -> Option<JobId> {
-    match change {
-        Change::Remove(id) => Some(id.clone()),
-        _ => None,
-    }
-}
-
 fn units(n: u64) -> Resources {
     Resources {
         memory_bytes: n,
@@ -565,76 +293,4 @@ fn group(id: &str, count: u32, spec: JobSpec) -> Group {
 fn put(key: &CellKey, value: &impl serde::Serialize) -> Op {
     let value = serde_json::to_vec(value).expect("it is data");
     Op::put(key.key().expect("it is a key"), value)
-}
-
-// States are compared by what is in them.
-
-impl Cell {
-    fn facts(&self, hasher: &mut impl Hasher) {
-        self.print.hash(hasher);
-        for scheduler in &self.schedulers {
-            (scheduler.seen, scheduler.abandoned).hash(hasher);
-            match &scheduler.stage {
-                Stage::Idle => 0.hash(hasher),
-                Stage::Behind => 1.hash(hasher),
-                Stage::Waiting {
-                    at,
-                    message,
-                    chunks,
-                    ..
-                } => {
-                    (2, at, chunks.len()).hash(hasher);
-                    message.hash(hasher);
-                }
-            }
-        }
-        self.adrift.hash(hasher);
-        self.troubles.hash(hasher);
-        (&self.claimed, &self.removed, self.has_lost_host).hash(hasher);
-    }
-}
-
-fn print_of(store: &KvState) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    store.revision().hash(&mut hasher);
-    for entry in store.entries() {
-        (&entry.key, &entry.value, entry.version, entry.created).hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-impl Hash for Message {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.print.hash(hasher);
-    }
-}
-
-impl Hash for Cell {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.facts(hasher);
-    }
-}
-
-impl PartialEq for Cell {
-    fn eq(&self, other: &Self) -> bool {
-        let print = |cell: &Self| {
-            let mut hasher = DefaultHasher::new();
-            cell.facts(&mut hasher);
-            hasher.finish()
-        };
-        print(self) == print(other)
-    }
-}
-
-impl fmt::Debug for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self.store.entries().map(|e| (&e.key, e.version)).collect();
-        let at = |s: &Scheduler| s.mirror.state.revision();
-        f.debug_struct("Cell")
-            .field("store", &keys)
-            .field("seen", &self.schedulers.each_ref().map(at))
-            .field("claimed", &self.claimed)
-            .field("adrift", &self.adrift.len())
-            .finish_non_exhaustive()
-    }
 }

@@ -1,0 +1,165 @@
+//! Schedulers in a few lines, which decide by the real rules and the real planner.
+
+use std::sync::Arc;
+
+use super::{Trial, wire::Message};
+use crate::{
+    Group, GroupKind, HostId, Job, JobId, JobStatus, Transaction,
+    remote::{
+        mirror::Mirror,
+        plan::{Chunk, Written, plan},
+    },
+    transaction::{Change, Mode},
+};
+
+#[derive(Clone)]
+pub(super) struct Scheduler {
+    pub(super) mirror: Arc<Mirror>,
+    /// Tells mirrors apart.
+    pub(super) seen: u64,
+    /// What it would commit next.
+    pub(super) next: Option<Arc<Vec<Chunk>>>,
+    /// Commits of which it never heard. They make its jobs' names new.
+    pub(super) abandoned: u8,
+    pub(super) stage: Stage,
+}
+
+#[derive(Clone)]
+pub(super) enum Stage {
+    /// May propose.
+    Idle,
+    /// Was refused: proposes again when it has seen more.
+    Behind,
+    /// This chunk of a transaction is on the wire.
+    Waiting {
+        chunks: Arc<Vec<Chunk>>,
+        at: usize,
+        written: Written,
+        message: Message,
+    },
+}
+
+impl Scheduler {
+    pub(super) fn seeing(
+        n: usize,
+        mirror: &Arc<Mirror>,
+        seen: u64,
+        abandoned: u8,
+        trial: &Trial,
+    ) -> Self {
+        Self {
+            next: next(mirror, n, abandoned, trial).map(Arc::new),
+            mirror: Arc::clone(mirror),
+            seen,
+            abandoned,
+            stage: Stage::Idle,
+        }
+    }
+}
+
+/// What a scheduler would commit next.
+fn next(mirror: &Mirror, n: usize, abandoned: u8, trial: &Trial) -> Option<Vec<Chunk>> {
+    let transaction = proposal(mirror, n, abandoned, trial.is_divided);
+    if transaction.is_empty() {
+        return None;
+    }
+    let applied = mirror.state.apply(&transaction).ok()?;
+    let chunks = plan(mirror, &transaction, &applied, trial.limits).expect("ids are keys");
+    let is_whole = transaction.mode == Mode::Incremental || chunks.len() == 1;
+    (!chunks.is_empty() && is_whole).then_some(chunks)
+}
+
+/// A scheduler in a few lines: starts what is missing, stops what is too much, removes what ended. Groups called
+/// `gang…` are placed whole or not at all.
+fn proposal(mirror: &Mirror, who: usize, abandoned: u8, is_divided: bool) -> Transaction {
+    let state = &mirror.state;
+    let mut transaction = Transaction::on(state);
+    let is_lost = |id: &HostId| state.host(id).is_none_or(|h| h.lost_since_ms.is_some());
+    for (at, group) in state.groups().enumerate() {
+        if is_divided && at % 2 != who {
+            continue;
+        }
+        let GroupKind::Service { count } = group.kind else {
+            continue;
+        };
+        let is_gang = group.id.as_str().starts_with("gang");
+        let live: Vec<&Arc<Job>> = state
+            .jobs_of(&group.id)
+            .filter(|job| !job.status.phase.is_final() && !job.is_stopping)
+            .filter(|job| is_gang || !is_lost(&job.host))
+            .collect();
+        let guard = Change::ExpectGroup {
+            group: group.id.clone(),
+            version: state.group_version(&group.id),
+        };
+        let mut next = transaction.clone().with(guard);
+        let asked = next.changes.len();
+        for job in state.jobs_of(&group.id) {
+            if job.status.phase.is_final() {
+                next = next.remove(job.id.clone());
+            }
+        }
+        let count = count as usize;
+        for job in live.iter().skip(count) {
+            next = next.stop(job.id.clone());
+        }
+        let missing = count.saturating_sub(live.len());
+        let is_due = if is_gang {
+            missing == count
+        } else {
+            missing > 0
+        };
+        for m in 0..if is_due { missing } else { 0 } {
+            let name = format!("s{who}-{}-{abandoned}-{}-{m}", state.revision(), group.id);
+            if let Some(job) = placed(mirror, &next, group, who, &name) {
+                next = next.start(job);
+            } else if is_gang {
+                next.changes.truncate(asked);
+                break;
+            }
+        }
+        if next.changes.len() > asked {
+            if is_gang {
+                let own = next.changes.split_off(asked - 1);
+                if transaction.changes.is_empty() {
+                    transaction.changes = own;
+                    return transaction.all_or_nothing();
+                }
+            } else {
+                transaction = next;
+            }
+        }
+    }
+    transaction
+}
+
+/// A new job of the group where there is room, the one scheduler from the one end and the other from the other.
+fn placed(
+    mirror: &Mirror,
+    so_far: &Transaction,
+    group: &Group,
+    who: usize,
+    name: &str,
+) -> Option<Job> {
+    let after = mirror.state.apply(so_far).ok()?.state;
+    let mut hosts: Vec<HostId> = after.hosts().map(|host| host.host.id.clone()).collect();
+    if who == 1 {
+        hosts.reverse();
+    }
+    hosts.into_iter().find_map(|host| {
+        let job = Job {
+            id: JobId::parse(name).ok()?,
+            group: group.id.clone(),
+            host,
+            spec: Arc::clone(&group.spec),
+            is_stopping: false,
+            evicted: None,
+            placed_at_ms: 0,
+            attempt: 0,
+            status: JobStatus::default(),
+        };
+        let start = Transaction::on(&after).start(job.clone());
+        after.apply(&start.all_or_nothing()).ok()?;
+        Some(job)
+    })
+}

@@ -1,8 +1,11 @@
 //! The rules: which change fits which state. Pure; the one place that every cell asks.
 
+mod end;
 mod evict;
 mod nominate;
+mod refusal;
 mod reserve;
+mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +13,11 @@ use std::{
 };
 
 use crate::{
-    Budget, ClusterState, Constraint, Error, GroupId, Host, HostId, Job, JobId, Namespace, Result,
-    Taint, TaintEffect,
+    Budget, ClusterState, GroupId, HostId, Result,
     transaction::{Change, Conflict, Mode, Refused, Transaction},
 };
+
+use refusal::{No, NoKind};
 
 /// What applying a transaction to a state gives.
 #[derive(Debug, Clone)]
@@ -75,100 +79,6 @@ impl ClusterState {
             accepted,
             refused,
         })
-    }
-}
-
-/// Why not.
-struct No {
-    host: Option<HostId>,
-    kind: NoKind,
-    why: String,
-}
-
-#[derive(PartialEq, Eq)]
-enum NoKind {
-    /// The cell has moved on.
-    Conflict,
-    /// The group has moved on.
-    Group(GroupId),
-    /// The namespace has no room.
-    Quota(Namespace),
-    /// There is no such host.
-    Unknown,
-    /// The change is wrong in itself.
-    Invalid,
-}
-
-impl No {
-    fn conflict(host: &HostId, why: impl Into<String>) -> Self {
-        Self {
-            host: Some(host.clone()),
-            kind: NoKind::Conflict,
-            why: why.into(),
-        }
-    }
-
-    fn group(group: &GroupId, why: impl Into<String>) -> Self {
-        Self {
-            host: None,
-            kind: NoKind::Group(group.clone()),
-            why: why.into(),
-        }
-    }
-
-    fn invalid(why: impl Into<String>) -> Self {
-        Self {
-            host: None,
-            kind: NoKind::Invalid,
-            why: why.into(),
-        }
-    }
-
-    fn is_conflict(&self) -> bool {
-        self.kind != NoKind::Invalid
-    }
-
-    fn into_error(self, change: &Change) -> Error {
-        match (self.kind, self.host) {
-            (NoKind::Conflict, Some(host)) => Error::Conflict {
-                host,
-                why: self.why,
-            },
-            (NoKind::Unknown, Some(host)) => Error::UnknownHost { host },
-            (NoKind::Group(group), _) => Error::GroupChanged {
-                group,
-                why: self.why,
-            },
-            (NoKind::Quota(namespace), _) => Error::QuotaExceeded {
-                namespace,
-                why: self.why,
-            },
-            (NoKind::Conflict | NoKind::Unknown | NoKind::Invalid, _) => Error::Invalid {
-                what: change.subject(),
-                why: self.why,
-            },
-        }
-    }
-}
-
-impl Change {
-    /// What the change is about, for messages.
-    fn subject(&self) -> String {
-        match self {
-            Self::Start(job) => format!("start of job {}", job.id),
-            Self::Stop(job) => format!("stop of job {job}"),
-            Self::Evict { job, .. } => format!("eviction of job {job}"),
-            Self::Remove(job) => format!("removal of job {job}"),
-            Self::PutGroup(group) => format!("group {}", group.id),
-            Self::RemoveGroup(group) => format!("removal of group {group}"),
-            Self::ExpectGroup { group, .. } => format!("guard of group {group}"),
-            Self::Note { group, .. } => format!("note of group {group}"),
-            Self::PutQuota(quota) => format!("quota of namespace {}", quota.namespace),
-            Self::RemoveQuota(namespace) => format!("removal of the quota of {namespace}"),
-            Self::PutReservation(reservation) => format!("reservation {}", reservation.id),
-            Self::RemoveReservation { id, .. } => format!("removal of reservation {id}"),
-            Self::ForgetHost(host) => format!("forgetting host {host}"),
-        }
     }
 }
 
@@ -265,188 +175,6 @@ impl Applying<'_> {
         if let Some(group) = group.cloned() {
             self.incomplete.insert(group);
         }
-    }
-
-    fn start(&mut self, job: &Arc<Job>) -> Result<(), No> {
-        self.open(&job.group)?;
-        if let Some(other) = self.state.job(&job.id) {
-            return Err(No::invalid(format!(
-                "a job with this id exists already on host {}",
-                other.host
-            )));
-        }
-        self.unchanged(&job.host)?;
-        let Some(host) = self.state.host(&job.host) else {
-            return Err(No {
-                host: Some(job.host.clone()),
-                kind: NoKind::Unknown,
-                why: "is not in the cluster".to_owned(),
-            });
-        };
-        if host.lost_since_ms.is_some() {
-            return Err(No::conflict(&job.host, "is lost"));
-        }
-        if host.host.is_draining {
-            return Err(No::conflict(&job.host, "is draining"));
-        }
-        if let Some(why) = &host.host.unhealthy {
-            return Err(No::conflict(&job.host, format!("is unhealthy: {why}")));
-        }
-        let forbids = TaintEffect::forbids_starts;
-        if let Some(taint) = Taint::untolerated(&host.host.taints, &job.spec.tolerations, forbids) {
-            return Err(No::conflict(
-                &job.host,
-                format!("has the taint {taint}, which the job does not tolerate"),
-            ));
-        }
-        if let Some(shortage) = host.free().shortage(&job.spec.request) {
-            return Err(No::conflict(&job.host, shortage));
-        }
-        let shortage = || {
-            let taken = &host.promised_named;
-            host.host.named.shortage(taken, &job.spec.named)
-        };
-        if !job.spec.named.is_empty()
-            && let Some(shortage) = shortage()
-        {
-            return Err(No::conflict(&job.host, shortage));
-        }
-        self.held_for_others(job, host)?;
-        self.kept_for_more_important(job, host)?;
-        self.quota(job)?;
-        self.constraints(job, &host.host)?;
-        let mut job = Arc::clone(job);
-        if job.is_stopping || job.evicted.is_some() {
-            return Err(No::invalid("it is to stop already"));
-        }
-        if job.status != crate::JobStatus::default() {
-            // What a host says, only hosts say.
-            Arc::make_mut(&mut job).status = crate::JobStatus::default();
-        }
-        self.budgets.remove(&job.group);
-        self.state.start_job(job, self.revision);
-        Ok(())
-    }
-
-    fn quota(&self, job: &Job) -> Result<(), No> {
-        let namespace = &job.spec.namespace;
-        let Some(quota) = self.state.quota(namespace) else {
-            return Ok(());
-        };
-        match quota.exceeded(&self.state.usage(namespace), &job.spec) {
-            Some(why) => Err(No {
-                host: None,
-                kind: NoKind::Quota(namespace.clone()),
-                why,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn constraints(&self, job: &Job, host: &Host) -> Result<(), No> {
-        for constraint in &job.spec.constraints {
-            if !constraint.admits(host) {
-                return Err(No::conflict(&host.id, constraint.lack(host)));
-            }
-            let is_met = match constraint {
-                Constraint::Near { jobs, within } => self.state.has_near(host, jobs, within),
-                Constraint::Apart { jobs, within } => !self.state.has_near(host, jobs, within),
-                Constraint::Tag { .. } | Constraint::Expression(_) | Constraint::DistinctHosts => {
-                    true
-                }
-            };
-            if !is_met {
-                return Err(No::conflict(&host.id, constraint.lack(host)));
-            }
-            let is_shared = || {
-                self.state
-                    .jobs_on(&host.id)
-                    .any(|other| other.group == job.group && !other.status.phase.is_final())
-            };
-            if *constraint == Constraint::DistinctHosts && is_shared() {
-                return Err(No::conflict(
-                    &host.id,
-                    format!("has a job of group {} already", job.group),
-                ));
-            }
-        }
-        if self.state.has_repelling()
-            && let Some(other) = self.state.repelled_by(host, &job.group)
-        {
-            return Err(No::conflict(
-                &host.id,
-                format!("has a job of group {other} near, which keeps it apart"),
-            ));
-        }
-        if job.spec.fixed_ports().next().is_some() {
-            let taken = self
-                .state
-                .jobs_on(&host.id)
-                .filter(|other| !other.status.phase.is_final())
-                .find_map(|other| job.spec.port_clash(&other.spec).map(|port| (other, port)));
-            if let Some((other, port)) = taken {
-                return Err(No::conflict(
-                    &host.id,
-                    format!("port {port} is taken by job {}", other.id),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn stop(&mut self, id: &JobId) -> Result<(), No> {
-        let Some(job) = self.state.job(id).cloned() else {
-            return Ok(());
-        };
-        self.open(&job.group)?;
-        self.unchanged(&job.host)?;
-        if !job.is_stopping {
-            let stopping = Job {
-                is_stopping: true,
-                ..(*job).clone()
-            };
-            self.budgets.remove(&job.group);
-            self.state.put_job(Arc::new(stopping), self.revision, 0);
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, id: &JobId) -> Result<(), No> {
-        let Some(job) = self.state.job(id).cloned() else {
-            return Ok(());
-        };
-        self.open(&job.group)?;
-        self.unchanged(&job.host)?;
-        let is_lost = self
-            .state
-            .host(&job.host)
-            .is_none_or(|host| host.lost_since_ms.is_some());
-        if !job.status.phase.is_final() && !is_lost {
-            return Err(No::conflict(
-                &job.host,
-                format!("job {id} is not at its end there: stop it first"),
-            ));
-        }
-        self.budgets.remove(&job.group);
-        self.state.remove_job(id, self.revision);
-        Ok(())
-    }
-
-    fn forget_host(&mut self, id: &HostId) -> Result<(), No> {
-        let Some(host) = self.state.host(id) else {
-            return Ok(());
-        };
-        if host.lost_since_ms.is_none() {
-            return Err(No::conflict(id, "is alive"));
-        }
-        if !host.jobs.is_empty() {
-            return Err(No::conflict(
-                id,
-                format!("has {} jobs: remove them first", host.jobs.len()),
-            ));
-        }
-        self.state.remove_host(id, self.revision, 0);
-        Ok(())
     }
 
     /// The group's guard, if there is one, has held.

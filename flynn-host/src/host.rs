@@ -2,6 +2,7 @@
 
 mod builder;
 mod checks;
+mod draining;
 mod environment;
 mod handle;
 mod link;

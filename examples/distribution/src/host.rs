@@ -1,6 +1,6 @@
 //! `flynn-host`: the command line of the daemon and of operators.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -99,6 +99,25 @@ enum Command {
         /// Their ids.
         #[arg(required = true)]
         jobs: Vec<String>,
+    },
+    /// Have a host's jobs run elsewhere and place no more on it, until `undrain`; wait until it has none.
+    ///
+    /// Services move within what their groups can spare; jobs that end by themselves may run to their end. The host
+    /// stays in the cell, and its store's member goes on.
+    Drain {
+        /// Its id.
+        host: HostId,
+        /// Do not wait for its jobs to go.
+        #[arg(long)]
+        no_wait: bool,
+        /// For how many seconds to wait.
+        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// Let a drained host have jobs again.
+    Undrain {
+        /// Its id.
+        host: HostId,
     },
     /// Make a host a voter of the store.
     Promote {
@@ -209,6 +228,15 @@ async fn operate(data_dir: PathBuf, format: Format, command: Command) -> Result<
         }
         Command::Log { job, follow, lines } => operator()?.log(&job, lines, follow).await,
         Command::Stop { jobs } => operator()?.stop(&jobs).await,
+        Command::Drain {
+            host,
+            no_wait,
+            timeout,
+        } => {
+            let patience = (!no_wait).then(|| Duration::from_secs(timeout));
+            operator()?.drain(&host, patience).await
+        }
+        Command::Undrain { host } => operator()?.undrain(&host).await,
         Command::Promote { host } => operator()?.set_voter(&host, true).await,
         Command::Demote { host } => operator()?.set_voter(&host, false).await,
         Command::Daemon | Command::JobShim { .. } => Ok(()),

@@ -1,5 +1,6 @@
 //! The operator's commands of `flynn-host`: what the cell looks like, and what to do about it.
 
+mod drain;
 pub(crate) mod what_if;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};

@@ -21,7 +21,9 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Host, HostHandle, link,
+    Host, HostHandle,
+    draining::Draining,
+    link,
     reporter::Reports,
     shell::{Shell, write_notes},
     world::{SystemEnv, World, make_dir},
@@ -284,6 +286,7 @@ impl HostBuilder {
             system_env: self.system_env,
             max_files: self.max_files,
             prepare_timeout: self.prepare_timeout,
+            draining: Draining::open(&dir)?,
             jobs_dir,
         });
         let survivors = survivors(&world, &*journal).await?;
@@ -308,7 +311,14 @@ impl HostBuilder {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&reports).run(id, Arc::clone(&link)));
         tasks.spawn(write_notes(Arc::clone(&world), received_notes));
-        let stay = link::run(host, link, event_sender.clone(), joined, told_to_leave);
+        let stay = link::run(
+            host,
+            link,
+            event_sender.clone(),
+            world.draining.watch(),
+            joined,
+            told_to_leave,
+        );
         let shell = Shell {
             supervisor: Supervisor::new(self.options.clone()),
             // Long enough for the last of them to be killed after its grace.

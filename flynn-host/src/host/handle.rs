@@ -86,6 +86,26 @@ impl HostHandle {
         &self.world.addr
     }
 
+    /// Was it told to give its jobs away?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.world.draining.is_draining()
+    }
+
+    /// Makes the host give its jobs away and take no others, until it is told otherwise: schedulers move services
+    /// elsewhere, within their budgets, and let batch jobs run to their end. A restart of the daemon does not forget it.
+    /// Returns once it is remembered; the cell hears of it soon after.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::DiskFull`]: it could not be remembered, and nothing has changed.
+    pub async fn set_draining(&self, is_draining: bool) -> Result<()> {
+        let world = Arc::clone(&self.world);
+        tokio::task::spawn_blocking(move || world.draining.set(is_draining))
+            .await
+            .unwrap_or(Err(Error::Closed))
+    }
+
     /// Its jobs as they are now.
     #[must_use]
     pub fn jobs(&self) -> Arc<Jobs> {

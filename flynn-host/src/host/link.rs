@@ -1,4 +1,4 @@
-//! A host's stay in the cell.
+//! A host's stay in the cell, and whether it takes jobs there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,15 +11,17 @@ use crate::{Error, supervisor::Event};
 
 /// Ends when told to leave, or with an error that trying again cannot mend.
 pub(super) async fn run(
-    host: flynn_sched::Host,
+    mut host: flynn_sched::Host,
     link: Arc<dyn HostLink>,
     events: mpsc::Sender<Event>,
+    mut draining: watch::Receiver<bool>,
     is_joined: watch::Sender<bool>,
     mut leave: oneshot::Receiver<bool>,
 ) -> Result<(), Error> {
     let id = host.id.clone();
     let mut backoff = Backoff::default();
     let membership: Box<dyn Membership> = loop {
+        host.is_draining = *draining.borrow_and_update();
         tokio::select! {
             joined = link.join(host.clone()) => match joined {
                 Ok(membership) => break membership,
@@ -59,6 +61,7 @@ pub(super) async fn run(
     };
     let leaves = tokio::select! {
         () = follow => false,
+        () = tell_draining(&*membership, host, draining) => false,
         () = membership.lost() => {
             return Err(Error::Ended {
                 why: format!("another host has taken the id {id}: give one of them another id"),
@@ -70,4 +73,28 @@ pub(super) async fn run(
         tracing::warn!(%error, "could not leave the cell: the lease will end the stay");
     }
     Ok(())
+}
+
+/// Tells the cell whenever the host begins or ceases to drain.
+async fn tell_draining(
+    membership: &dyn Membership,
+    mut host: flynn_sched::Host,
+    mut draining: watch::Receiver<bool>,
+) {
+    while draining.changed().await.is_ok() {
+        let mut backoff = Backoff::default();
+        loop {
+            host.is_draining = *draining.borrow_and_update();
+            match membership.update(host.clone()).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "could not tell the cell whether this host drains, trying again");
+                    backoff.wait().await;
+                }
+            }
+        }
+        tracing::info!(host = %host.id, is_draining = host.is_draining, "the cell was told");
+    }
+    // The host ends, and what the cell was told stands.
+    std::future::pending().await
 }

@@ -12,7 +12,10 @@ use flynn_discovery::Registry;
 use flynn_sched::{HostId, Job, JobId};
 use parking_lot::Mutex;
 
-use super::environment::{Facts, environment};
+use super::{
+    draining::Draining,
+    environment::{Facts, environment},
+};
 use crate::{
     Error, Result,
     image::ImageStore,
@@ -38,6 +41,7 @@ pub(super) struct World {
     pub(super) system_env: SystemEnv,
     pub(super) max_files: u64,
     pub(super) prepare_timeout: Duration,
+    pub(super) draining: Draining,
 }
 
 /// Variables that only jobs of the system are given. They hold credentials: `Debug` shows their names only.

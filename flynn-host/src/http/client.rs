@@ -140,6 +140,24 @@ impl Client {
         Ok(self.http.get("/host/status").await?)
     }
 
+    /// Makes the host give its jobs away and take no others, or ends that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Api`].
+    pub async fn set_draining(&self, is_draining: bool) -> Result<()> {
+        let method = if is_draining {
+            Method::PUT
+        } else {
+            Method::DELETE
+        };
+        let _: IgnoredAny = self
+            .http
+            .request(method, "/host/drain", None::<&()>)
+            .await?;
+        Ok(())
+    }
+
     /// What happens to the host's jobs from now on.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ pub fn router(host: HostHandle, keys: Keys) -> Router {
         .route("/host/jobs/{id}/signal/{signal}", put(signal))
         .route("/host/jobs/{id}/log", get(log))
         .route("/host/status", get(status))
+        .route("/host/drain", put(drain).delete(undrain))
         .route("/attach", post(attach))
         .with_state(api);
     require_key(guarded, keys).merge(status_route(env!("CARGO_PKG_VERSION"), || async {
@@ -192,7 +193,18 @@ async fn status(State(api): State<Arc<Api>>) -> Json<HostStatus> {
             .filter(|view| !view.status.phase.is_final())
             .count(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        is_draining: api.host.is_draining(),
     })
+}
+
+async fn drain(State(api): State<Arc<Api>>) -> Answer<Json<Empty>> {
+    api.host.set_draining(true).await.map_err(refuse)?;
+    Ok(Json(Empty {}))
+}
+
+async fn undrain(State(api): State<Arc<Api>>) -> Answer<Json<Empty>> {
+    api.host.set_draining(false).await.map_err(refuse)?;
+    Ok(Json(Empty {}))
 }
 
 async fn attach(State(api): State<Arc<Api>>, request: Request) -> Answer<Response> {

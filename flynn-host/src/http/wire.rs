@@ -126,6 +126,9 @@ pub struct HostStatus {
     pub jobs: usize,
     /// Of the daemon.
     pub version: String,
+    /// Does it give its jobs away?
+    #[serde(default)]
+    pub is_draining: bool,
 }
 
 /// The body of an attach request.

@@ -18,8 +18,8 @@ use flynn_host::{
     runtime::process::ProcessRuntime,
 };
 use flynn_sched::{
-    Check, Cluster, GroupId, HostId, HostLink, Job, JobId, JobSpec, JobStatus, LocalCluster, Phase,
-    Port, Resources, Service, Transaction, clock::ManualClock,
+    Check, Cluster, ClusterState, GroupId, HostId, HostLink, Job, JobId, JobSpec, JobStatus,
+    LocalCluster, Phase, Port, Resources, Service, Transaction, clock::ManualClock,
 };
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
@@ -174,6 +174,15 @@ impl Cell {
     pub(crate) async fn until_phase(&self, id: &JobId, phase: Phase) -> JobStatus {
         self.until(id, &format!("{phase:?}"), |status| status.phase == phase)
             .await
+    }
+
+    /// Waits until the cell is as wanted.
+    pub(crate) async fn until_state(&self, what: &str, is_wanted: impl Fn(&ClusterState) -> bool) {
+        eventually(what, async || {
+            let state = self.cluster.snapshot().await.unwrap();
+            is_wanted(&state).then_some(())
+        })
+        .await;
     }
 
     /// Waits until the instances of a service are as wanted.

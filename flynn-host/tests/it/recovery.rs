@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use flynn_host::{Error, Host, host::Shutdown, runtime::recording::RecordingRuntime};
 use flynn_sched::{
-    HostId, HostLink, Job, JobId, JobSpec, JobStatus, LocalCluster, Membership, Phase, Resources,
-    RestartPolicy,
+    Cluster as _, HostId, HostLink, Job, JobId, JobSpec, JobStatus, LocalCluster, Membership,
+    Phase, Resources, RestartPolicy,
 };
 use futures::stream::BoxStream;
 use tokio::time::timeout;
@@ -55,6 +55,42 @@ async fn jobs_stay_up_and_registered_while_the_daemon_restarts() {
     cell.stop(&id).await;
     cell.until_phase(&id, Phase::Done).await;
     cell.until_instances("web", <[_]>::is_empty).await;
+    cell.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_drains_until_it_is_told_otherwise_whatever_becomes_of_its_daemon() {
+    let mut cell = Cell::start().await;
+    let id = HostId::parse("h1").unwrap();
+    let handle = cell.host().handle().clone();
+    assert!(!handle.is_draining());
+    handle.set_draining(true).await.unwrap();
+    cell.until_state("the cell to know", |state| {
+        state.host(&id).is_some_and(|host| host.host.is_draining)
+    })
+    .await;
+
+    let host = cell.host.take().unwrap();
+    timeout(DEADLINE, host.shutdown(Shutdown::LeaveJobs))
+        .await
+        .unwrap();
+    cell.start_host(|builder| builder).await;
+    let handle = cell.host().handle().clone();
+    assert!(handle.is_draining());
+    let state = cell.cluster.snapshot().await.unwrap();
+    assert!(state.host(&id).unwrap().host.is_draining);
+
+    // Ended twice, as by two operators.
+    for _ in 0..2 {
+        handle.set_draining(false).await.unwrap();
+    }
+    cell.until_state("the cell to know", |state| {
+        state.host(&id).is_some_and(|host| !host.host.is_draining)
+    })
+    .await;
+    drop(cell.host.take());
+    cell.start_host(|builder| builder).await;
+    assert!(!cell.host().handle().is_draining());
     cell.end().await;
 }
 

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context as _, Result};
 use flynn_discovery::http::{Failure, Json};
 use flynn_sched::{
-    Cluster as _, ClusterState, GroupId, Scheduler,
+    Cluster as _, ClusterState, GroupId, HostId, Scheduler,
     clock::Clock as _,
     remote::{DiscoveryCluster, SystemClock},
-    what_if::{CellSnapshot, Fate, Hypothesis, Options, Outcome, what_if},
+    what_if::{CellSnapshot, Fate, Hypothesis, Options, Outcome, Unplaced, what_if},
 };
 use serde_json::{Value, json};
 
@@ -50,13 +50,7 @@ pub(crate) fn print(state: &ClusterState, hypotheses: &[String], format: Format)
             imagined.push(hypothesis);
         }
     }
-    let mut schedulers = scheduler::all();
-    let mut schedulers: Vec<&mut dyn Scheduler> = schedulers
-        .iter_mut()
-        .map(|scheduler| &mut **scheduler as &mut dyn Scheduler)
-        .collect();
-    let options = Options::at(SystemClock.now_ms());
-    let outcome = what_if(state, &imagined, &mut schedulers, &options)?;
+    let outcome = imagine(state, &imagined)?;
     match format {
         Format::Json => format.print(&as_json(&outcome, &names), Value::to_string),
         Format::Text => {
@@ -64,6 +58,47 @@ pub(crate) fn print(state: &ClusterState, hypotheses: &[String], format: Format)
             Ok(())
         }
     }
+}
+
+/// What the schedulers that the platform runs would do.
+fn imagine(state: &ClusterState, hypotheses: &[Hypothesis]) -> Result<Outcome> {
+    let mut schedulers = scheduler::all();
+    let mut schedulers: Vec<&mut dyn Scheduler> = schedulers
+        .iter_mut()
+        .map(|scheduler| &mut **scheduler as &mut dyn Scheduler)
+        .collect();
+    let options = Options::at(SystemClock.now_ms());
+    Ok(what_if(state, hypotheses, &mut schedulers, &options)?)
+}
+
+/// What would be lacking if this host were drained: a sentence for each group that is worse off.
+///
+/// # Errors
+///
+/// When the host is not there.
+pub(super) fn lacking_without(state: &ClusterState, host: &HostId) -> Result<Vec<String>> {
+    let names = Names::of(state);
+    let hypothesis = Hypothesis::parse_all(&format!("drain host {host}"))?;
+    let outcome = imagine(state, &hypothesis)?;
+    let worse = |it: &&Unplaced| it.missing > it.missing_before;
+    Ok(outcome
+        .unplaced
+        .iter()
+        .filter(worse)
+        .map(|it| {
+            format!(
+                "{} will lack {} more of its jobs: {}",
+                names.name(&it.group),
+                it.missing - it.missing_before,
+                it.why
+            )
+        })
+        .collect())
+}
+
+/// What people call a group.
+pub(super) fn name(state: &ClusterState, group: &GroupId) -> String {
+    Names::of(state).name(group).to_owned()
 }
 
 /// Reads what `flynn-host cell` printed.

@@ -7,13 +7,18 @@ use serde_json::Value;
 
 use crate::{
     Scenario,
-    fixture::{Cluster, Shared, checked, says},
+    fixture::{Cluster, Shared, checked, pushed, says},
+    platform::{load, none_failed},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     (
         "operators::what_if_tells_what_would_become_of_jobs_and_changes_nothing",
         what_if_tells_what_would_become_of_jobs_and_changes_nothing,
+    ),
+    (
+        "operators::a_drained_host_gives_its_jobs_away_and_no_request_fails_until_it_has_jobs_again",
+        a_drained_host_gives_its_jobs_away_and_no_request_fails_until_it_has_jobs_again,
     ),
     (
         "operators::the_cell_is_shown_without_secrets_and_only_to_those_with_the_token",
@@ -82,6 +87,55 @@ fn what_if_tells_what_would_become_of_jobs_and_changes_nothing(shared: &Shared) 
         &String::from_utf8_lossy(&typo.stderr),
         &["loose zone b", "lose, drain, return, add, scale or remove"],
     )
+}
+
+fn a_drained_host_gives_its_jobs_away_and_no_request_fails_until_it_has_jobs_again(
+    shared: &Shared,
+) -> Result<()> {
+    let cluster = shared.cluster()?;
+    pushed(&cluster, "runner")?;
+    cluster.flynn(&["-a", "runner", "scale", "web=3"])?;
+    let host3 = || -> Result<Value> {
+        let hosts = cluster.host_json(0, &["list"])?;
+        let hosts = hosts.as_array().context("hosts are a list")?;
+        let host = hosts.iter().find(|host| host["id"] == "host3");
+        Ok(host.context("host3 is listed")?.clone())
+    };
+    ensure!(host3()?["jobs"] != 0, "nothing runs on host3");
+    let load = load(&cluster, "runner");
+
+    let drained = flynn_host(&cluster, &["drain", "host3"])?;
+    let said = String::from_utf8_lossy(&drained.stderr).into_owned();
+    ensure!(drained.status.success(), "{said}");
+    says(&said, &["Host host3 drains", "has no jobs any more"])?;
+    let seen = host3()?;
+    ensure!(seen["state"] == "draining" && seen["jobs"] == 0, "{seen}");
+    ensure!(
+        cluster.flynn_json(&["-a", "runner", "scale"])?[0]["processes"]["web"] == 3,
+        "the app was scaled"
+    );
+    // What is started now is started elsewhere.
+    cluster.flynn(&["-a", "runner", "scale", "web=4"])?;
+    ensure!(host3()?["jobs"] == 0, "a job was placed on it");
+
+    checked(flynn_host(&cluster, &["undrain", "host3"])?, "undrain")?;
+    cluster.eventually("host3 to have a router again", || {
+        let seen = host3()?;
+        ensure!(seen["state"] == "up" && seen["jobs"] != 0, "{seen}");
+        Ok(())
+    })?;
+    cluster.flynn(&["-a", "runner", "scale", "web=1"])?;
+    none_failed(&cluster, load)?;
+
+    for command in ["drain", "undrain"] {
+        let typo = flynn_host(&cluster, &[command, "host33"])?;
+        ensure!(typo.status.code() == Some(1), "{typo:?}");
+        says(
+            &String::from_utf8_lossy(&typo.stderr),
+            &["host33 is not in the cell", "flynn-host list"],
+        )?;
+    }
+    Ok(())
 }
 
 fn the_cell_is_shown_without_secrets_and_only_to_those_with_the_token(

@@ -38,7 +38,7 @@ fn on_hosts(cluster: &Cluster, app: &str) -> Result<BTreeMap<String, usize>> {
     Ok(hosts)
 }
 
-fn load(cluster: &Cluster, app: &str) -> Load {
+pub(crate) fn load(cluster: &Cluster, app: &str) -> Load {
     let _in_runtime = cluster.runtime.enter();
     Load::start(&LoadOptions {
         addrs: cluster.bed.router_addrs(),
@@ -49,7 +49,7 @@ fn load(cluster: &Cluster, app: &str) -> Load {
     })
 }
 
-fn none_failed(cluster: &Cluster, load: Load) -> Result<()> {
+pub(crate) fn none_failed(cluster: &Cluster, load: Load) -> Result<()> {
     let report = cluster.runtime.block_on(load.finish());
     ensure!(report.requests > 0 && report.failed == 0, "{report:?}");
     Ok(())

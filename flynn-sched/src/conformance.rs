@@ -25,6 +25,7 @@
 
 pub mod commits;
 pub mod hosts;
+pub mod leaving;
 pub mod reservations;
 pub mod rules;
 
@@ -99,6 +100,11 @@ macro_rules! cluster_conformance {
             hosts::a_report_on_a_forgotten_job_is_dropped_and_the_others_are_not,
             hosts::an_ended_job_stays_ended,
             hosts::a_lost_host_without_jobs_can_be_forgotten,
+            leaving::a_host_is_emptied_of_a_batch_only_by_a_set_time,
+            leaving::a_taint_that_is_gone_evicts_nobody,
+            leaving::a_gang_may_leave_all_its_hosts_when_one_is_being_emptied,
+            leaving::of_two_concurrent_evictions_beyond_the_budget_one_is_refused,
+            leaving::a_job_that_runs_to_its_end_is_not_moved,
             rules::of_two_concurrent_placements_that_must_be_apart_one_is_refused,
             rules::of_two_concurrent_placements_of_a_group_apart_from_itself_one_is_refused,
             rules::placements_apart_in_different_zones_both_succeed,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, Named, Resources, Taint};
+use crate::{HostId, JobSpec, Named, Resources, Taint, TaintEffect};
 
 /// A host as it describes itself when it joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +42,14 @@ pub struct Host {
     /// never required; at most a few hundred make sense.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub holds: BTreeSet<String>,
-    /// Takes no new jobs; those it has are moved away.
+    /// Takes no new jobs; those it has are moved away, except that jobs of batches and gangs may run to their end.
     #[serde(default)]
     pub is_draining: bool,
+    /// Where it drains: how long jobs of batches and gangs may stay, in milliseconds since the Unix epoch. Those that run
+    /// then are stopped and run anew elsewhere, which does not count as an attempt. `None`: until they end. Services
+    /// neither wait for it nor are hurried by it: each goes as soon as another is up in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_by_ms: Option<u64>,
     /// Why it takes no new jobs although it is alive, such as a full disk; those it has stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<String>,
@@ -70,6 +75,7 @@ impl Host {
             taints: Vec::new(),
             holds: BTreeSet::new(),
             is_draining: false,
+            drain_by_ms: None,
             unhealthy: None,
             incarnation: 0,
             id,
@@ -85,6 +91,14 @@ impl Host {
             memory_bytes: percent(left.memory_bytes, self.overcommit.memory_percent),
             disk_bytes: percent(left.disk_bytes, self.overcommit.disk_percent),
         }
+    }
+
+    /// The first of its taints that drives out a job like this: one with the effect
+    /// [`NoExecute`](TaintEffect::NoExecute) that it does not tolerate.
+    #[must_use]
+    pub fn drives_out(&self, spec: &JobSpec) -> Option<&Taint> {
+        let evicts = |effect| effect == TaintEffect::NoExecute;
+        Taint::untolerated(&self.taints, &spec.tolerations, evicts)
     }
 }
 

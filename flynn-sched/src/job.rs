@@ -1,6 +1,6 @@
 //! A job: one placed copy of a group, and what its host says of it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +49,16 @@ pub enum Eviction {
         /// That group's priority, higher than that of the job's own.
         priority: u8,
     },
-    /// It stops when a job in its place is up elsewhere, and stays as long as there is no room for that.
+    /// It stops when a job in its place is up elsewhere, and stays as long as there is no room for that. Not for jobs of
+    /// batches and gangs: two of them would do the same work twice.
     Moving {
         /// Why, in a few words, such as `to make room for a reservation`; at most [`Eviction::WHY_MAX`] bytes.
+        why: String,
+    },
+    /// It stops at once: its host is being emptied and does not wait for its end. It is run anew elsewhere, as the same
+    /// attempt. Of a gang, the jobs on other hosts go with it.
+    Emptying {
+        /// Why, in a few words, such as `host a has the taint broken-fan`; at most [`Eviction::WHY_MAX`] bytes.
         why: String,
     },
 }
@@ -63,7 +70,16 @@ impl Eviction {
     /// Does the job stop before anything takes its place?
     #[must_use]
     pub fn is_at_once(&self) -> bool {
-        matches!(self, Self::Preempted { .. })
+        !matches!(self, Self::Moving { .. })
+    }
+}
+
+impl fmt::Display for Eviction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Preempted { by, .. } => write!(f, "its room is needed for group {by}"),
+            Self::Moving { why } | Self::Emptying { why } => f.write_str(why),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod fairness;
 mod gang;
 mod hold;
 mod ids;
+mod leaving;
 mod making_room;
 mod omni;
 mod progress;

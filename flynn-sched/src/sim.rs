@@ -92,6 +92,8 @@ pub struct SimCounters {
     pub stopped: u64,
     /// Jobs that were told to go for something more important.
     pub preempted: u64,
+    /// Jobs that were told to go for another reason, such as a host that is emptied.
+    pub evicted: u64,
     /// Moments at which schedulers still had proposals after [`SimCluster::MAX_ROUNDS`] rounds.
     pub livelocks: u64,
 }
@@ -399,7 +401,10 @@ impl Sim {
                 Change::Evict { job, why } => {
                     let running = before.job(job).filter(|job| !job.is_stopping);
                     if let Some(job) = running.cloned().filter(|_| why.is_at_once()) {
-                        self.counters.preempted += 1;
+                        match why {
+                            Eviction::Preempted { .. } => self.counters.preempted += 1,
+                            _ => self.counters.evicted += 1,
+                        }
                         self.plan_end(&job, 10..200, Phase::Done, None);
                     }
                 }
@@ -469,6 +474,10 @@ fn summary(change: &Change) -> String {
             job,
             why: Eviction::Preempted { by, .. },
         } => format!("preempt {job} for {by}"),
+        Change::Evict {
+            job,
+            why: Eviction::Emptying { why },
+        } => format!("evict {job}: {why}"),
         Change::Evict {
             job,
             why: Eviction::Moving { why },

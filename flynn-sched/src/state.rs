@@ -260,6 +260,16 @@ impl ClusterState {
             .map(|job| &job.group)
     }
 
+    /// Is the job's host being emptied of it: does it drain by a set time, or have a taint that drives the job out?
+    pub(crate) fn is_pressed(&self, job: &Job) -> bool {
+        let Some(host) = self.host(&job.host) else {
+            return false;
+        };
+        let host = &host.host;
+        let drains = host.is_draining && host.drain_by_ms.is_some();
+        !job.status.phase.is_final() && (drains || host.drives_out(&job.spec).is_some())
+    }
+
     /// Which jobs keep which others apart.
     pub(crate) fn keeping_apart(&self) -> &KeepingApart {
         &self.keeping_apart

@@ -27,7 +27,9 @@ pub enum TaintEffect {
     NoSchedule,
     /// New ones are placed here only if no better host is left.
     PreferNoSchedule,
-    /// No new ones are placed, and those that run are moved away.
+    /// No new ones are placed, and those that run are moved away: those of services when others are up in their place,
+    /// those of batches at once, and gangs as a whole as soon as they fit elsewhere. A toleration has no period: it holds
+    /// for as long as the taint does.
     NoExecute,
 }
 

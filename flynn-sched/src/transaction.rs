@@ -111,7 +111,9 @@ pub enum Change {
     ///
     /// A preemption is refused when the group it is made for is gone, has another priority than it says or failed its guard; when the job's
     /// own group is not strictly less important; when the job is of the system and the group it is made for is not; and
-    /// when the [`Budget`](crate::Budget) of the job's group does not allow it.
+    /// when the [`Budget`](crate::Budget) of the job's group does not allow it. Emptying a host is refused when that budget
+    /// does not allow it, and when the host (for a gang: that of each of its jobs) neither drains by a set time nor has a
+    /// taint that drives the job out. A move is refused to jobs of batches and gangs.
     Evict {
         /// The job.
         job: JobId,

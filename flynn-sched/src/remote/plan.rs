@@ -295,6 +295,8 @@ impl Planner<'_> {
                     step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
                     step.expect(self.mirror, CellKey::Group(by.clone()));
                     self.guard(&mut step, by);
+                } else if let (Some(group), Eviction::Emptying { .. }) = (&group, why) {
+                    self.emptying(&mut step, group, job);
                 }
                 group
             }
@@ -372,6 +374,18 @@ impl Planner<'_> {
             Change::ExpectGroup { .. } => None,
         };
         Ok((group, step))
+    }
+
+    /// The budget rests on the group and its placements, the right to evict on what a host says of itself: the job's own,
+    /// or that of another of its gang.
+    fn emptying(&self, step: &mut Chunk, group: &GroupId, job: &JobId) {
+        step.expect(self.mirror, CellKey::Group(group.clone()));
+        step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
+        let state = &self.mirror.state;
+        let mut all = state.job(job).into_iter().chain(state.jobs_of(group));
+        if let Some(pressed) = all.find(|job| state.is_pressed(job)) {
+            step.expect(self.mirror, CellKey::Host(pressed.host.clone()));
+        }
     }
 
     /// Reservations and starts on one host take turns, or two of them could take its last room.

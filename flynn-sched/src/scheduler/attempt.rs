@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    ClusterState, Forgotten, Group, Job, JobId, Phase,
+    ClusterState, Eviction, Forgotten, Group, Job, JobId, Phase,
     scheduler::{
         Context,
         backoff::{ended_ms, how_it_ended},
+        leaving::Push,
         replicas::stop,
         roster::is_lost,
     },
@@ -43,9 +44,20 @@ pub(super) enum Outcome {
     Broken {
         /// What happened, in a few words.
         why: String,
-        /// Is that the job's own fault, or its host's?
-        is_failure: bool,
+        /// Whose doing is it?
+        cause: Cause,
     },
+}
+
+/// Why an attempt is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The job's own fault, or its host's: it counts as a failure.
+    Failure,
+    /// Somebody else's: it is tried anew after a delay.
+    Stopped,
+    /// A host is being emptied: it is tried anew at once.
+    Moved,
 }
 
 impl<'s> Attempt<'s> {
@@ -88,25 +100,36 @@ impl<'s> Attempt<'s> {
                 Outcome::Absent
             };
         }
-        let broken = |why: String, is_failure| Outcome::Broken { why, is_failure };
+        let broken = |why: String, cause| Outcome::Broken { why, cause };
+        // Before all else: what fails because others of it are stopped is not to blame.
+        if let Some(why) = self.members.iter().find_map(|job| emptying(job)) {
+            return broken(why.to_string(), Cause::Moved);
+        }
         let has_failed = |job: &&&Arc<Job>| {
             let phase = job.status.phase;
             phase.is_final() && phase != Phase::Done && !job.is_stopping
         };
         if let Some(job) = self.members.iter().find(has_failed) {
-            return broken(format!("a job ended with {}", how_it_ended(job)), true);
+            return broken(
+                format!("a job ended with {}", how_it_ended(job)),
+                Cause::Failure,
+            );
         }
         if let Some(job) = self.lost.first() {
-            return broken(format!("host {} was lost", job.host), true);
+            return broken(format!("host {} was lost", job.host), Cause::Failure);
         }
         if let Some(job) = self.members.iter().find(|job| job.is_stopping) {
-            return broken(format!("job {} was stopped", job.id), false);
+            let why = match &job.evicted {
+                Some(why) => format!("job {} was stopped: {why}", job.id),
+                None => format!("job {} was stopped", job.id),
+            };
+            return broken(why, Cause::Stopped);
         }
         let there = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         if there != count {
             return broken(
                 format!("it has {there} jobs and should have {count}"),
-                false,
+                Cause::Stopped,
             );
         }
         let done = self
@@ -117,6 +140,22 @@ impl<'s> Attempt<'s> {
             done if done == count => Outcome::Succeeded,
             done => Outcome::Running { done },
         }
+    }
+
+    /// Its jobs that are not at their end.
+    pub(super) fn running(&self) -> impl Iterator<Item = &'s Arc<Job>> {
+        let members = self.members.iter().copied();
+        members.filter(|job| !job.status.phase.is_final())
+    }
+
+    /// What presses its jobs away from their hosts, if something does: what does not wait before what does.
+    pub(super) fn push(&self, state: &ClusterState, context: &mut Context<'_>) -> Option<Push> {
+        let pushes: Vec<Push> = self
+            .running()
+            .filter_map(|job| Push::on(state, job, context))
+            .collect();
+        let overdue = pushes.iter().find(|push| push.is_overdue);
+        overdue.or_else(|| pushes.first()).cloned()
     }
 
     /// Stops what runs of the attempt, and forgets what was lost with its host.
@@ -155,6 +194,12 @@ impl<'s> Attempt<'s> {
         changes.extend(ended[..surplus].iter().map(|job| remove(job)));
         changes
     }
+}
+
+/// Why it was told to go, if that was to empty a host.
+fn emptying(job: &Job) -> Option<&Eviction> {
+    let evicted = job.evicted.as_ref().filter(|_| job.is_stopping);
+    evicted.filter(|why| matches!(why, Eviction::Emptying { .. }))
 }
 
 fn remove(job: &Job) -> Change {

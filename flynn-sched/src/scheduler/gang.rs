@@ -1,16 +1,18 @@
 //! Jobs that start together or not at all.
 
+mod moving;
+mod start;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    ClusterState, Error, Forgotten, Group, GroupId, GroupKind, GroupStatus, Job, Transaction,
+    ClusterState, Error, Forgotten, Group, GroupId, GroupKind, GroupStatus, Transaction,
     clock::millis,
-    placement::{Board, LeastLoaded, Need, Placer},
+    placement::{Board, LeastLoaded, Placer},
     scheduler::{
         Context, RestartBackoff, Round, Scheduler,
-        attempt::{Attempt, Outcome, describe, number},
-        hold,
-        together::place_all,
+        attempt::{Attempt, Cause, Outcome, describe, number},
+        leaving::Push,
     },
     transaction::{Change, Mode},
 };
@@ -21,8 +23,14 @@ use crate::{
 /// The gang has succeeded when all its jobs ended with 0. When one fails or its host is lost, the others are stopped, and
 /// once they have, the gang is started anew as a whole, after a delay, at most `retries` times. When somebody else stops
 /// one of its jobs (an operator, or a group of higher priority that needs the room), the gang is started anew as well,
-/// and that does not count as a retry. [`Job::attempt`] tells the attempts apart. To stop a gang for good, remove the
+/// and that does not count as a retry. [`Job::attempt`](crate::Job::attempt) tells the attempts apart. To stop a gang for good, remove the
 /// group.
+///
+/// A gang is never split. Where a host that it runs on drains, it may run to its end, or until
+/// [the time to drain is over](crate::Host::drain_by_ms); where one gets a taint that evicts
+/// ([`NoExecute`](crate::TaintEffect::NoExecute)) and that it does not tolerate, it stays until all of it fits elsewhere.
+/// Then all its jobs are stopped in one transaction, and all are started anew, without a delay; that does not count as a
+/// retry. A gang whose [`Group::max_unavailable`] is less than its jobs is not moved at all. Its note says what keeps it.
 ///
 /// A gang never holds room while it waits for more, so no two gangs can wait for each other. Against starvation by small
 /// jobs, one gang at a time has hosts kept free for it after it has waited for
@@ -96,23 +104,23 @@ impl GangScheduler {
         self
     }
 
-    /// Looks after what runs of a gang; says whether it is to be started now.
+    /// Looks after what runs of a gang; says what is to be done with all of it.
     fn tend(
         &self,
         round: &mut Round<'_>,
         group: &Arc<Group>,
         (count, retries): (u32, u32),
         context: &mut Context<'_>,
-    ) -> bool {
+    ) -> Next {
         if round.retire(group, context) {
-            return false;
+            return Next::Nothing;
         }
         let state = round.state;
         let mut status = round.status(group);
         let past = status.forgotten.first().copied().unwrap_or_default();
         let attempt = Attempt::of(state, group, number(past), millis(self.lost_grace), context);
         let mut changes = attempt.clear_earlier(Self::HISTORY, status.is_complete);
-        let mut is_due = false;
+        let mut next = Next::Nothing;
         match attempt.outcome(count) {
             _ if status.is_complete => {}
             Outcome::Absent if past.failed > retries => {
@@ -123,10 +131,13 @@ impl GangScheduler {
                 if attempt.is_clear() && due > context.now_ms() {
                     context.wake_at(due);
                 }
-                is_due = attempt.is_clear() && due <= context.now_ms();
+                if attempt.is_clear() && due <= context.now_ms() {
+                    next = Next::Start;
+                }
                 status.missing = count;
             }
             Outcome::Running { done } => {
+                next = attempt.push(state, context).map_or(next, Next::Move);
                 status = GroupStatus {
                     succeeded: done,
                     forgotten: status.forgotten,
@@ -141,14 +152,18 @@ impl GangScheduler {
                     ..GroupStatus::default()
                 };
             }
-            Outcome::Broken { why, is_failure } => {
+            Outcome::Broken { why, cause } => {
                 changes.extend(attempt.end());
+                let is_failure = cause == Cause::Failure;
                 let past = Forgotten {
                     failed: past.failed.saturating_add(u32::from(is_failure)),
                     stopped: past.stopped.saturating_add(u32::from(!is_failure)),
                     ..past
                 };
-                let delay = self.backoff.delay_ms(number(past));
+                let delay = match cause {
+                    Cause::Failure | Cause::Stopped => self.backoff.delay_ms(number(past)),
+                    Cause::Moved => 0,
+                };
                 status = GroupStatus {
                     missing: if past.failed > retries { 0 } else { count },
                     blocked: Some(describe(past, retries, &why)),
@@ -159,103 +174,13 @@ impl GangScheduler {
             }
         }
         round.date_completion(group, &mut status, context);
-        changes.extend(round.note(group, status, context.now_ms()));
+        // Of a gang that is to move, the note says whether it can.
+        if !matches!(next, Next::Move(_)) {
+            changes.extend(round.note(group, status, context.now_ms()));
+        }
         let is_quiet = changes.is_empty();
         round.propose(group, changes);
-        is_due && is_quiet
-    }
-
-    /// The transaction that starts all of a gang, or what keeps it from fitting.
-    fn start(
-        &self,
-        round: &mut Round<'_>,
-        group: &Arc<Group>,
-        count: u32,
-        context: &mut Context<'_>,
-    ) -> Result<Transaction, String> {
-        let state = round.state;
-        if let Some((version, why)) = self.impossible.get(&group.id)
-            && *version == state.group_version(&group.id)
-        {
-            return Err(format!("its {count} jobs cannot be started at once: {why}"));
-        }
-        if count > Self::MAX_MEMBERS {
-            let most = Self::MAX_MEMBERS;
-            return Err(format!(
-                "a gang of {count} jobs is too large: use at most {most}"
-            ));
-        }
-        let need = Need::new(&group.id, &group.spec).at(context.now_ms());
-        let board = round.board_for(group);
-        let mut tally = board.tally(state, &group.id);
-        let placed = place_all(&self.placer, &need, board, &mut tally, count);
-        let hosts = placed.map_err(|short| {
-            round.discard_board();
-            let why = round.reason(group, short.why);
-            format!("only {} of {count} fit at once: {why}", short.fit)
-        })?;
-        let status = round.status(group);
-        let attempt = number(status.forgotten.first().copied().unwrap_or_default());
-        let mut changes: Vec<Change> = hosts
-            .into_iter()
-            .map(|host| {
-                let job = context.new_job(group, host);
-                Change::Start(Arc::new(Job { attempt, ..job }))
-            })
-            .collect();
-        let started = GroupStatus {
-            forgotten: status.forgotten,
-            ..GroupStatus::default()
-        };
-        changes.extend(round.note(group, started, context.now_ms()));
-        round.propose(group, changes);
-        Ok(std::mem::take(&mut round.transaction).all_or_nothing())
-    }
-
-    /// Starts the first of the gangs that fits, in the order of their turns; notes why the others do not, and keeps
-    /// hosts for the first of those that has waited for long.
-    fn start_first(
-        &self,
-        round: &mut Round<'_>,
-        mut due: Vec<(&Arc<Group>, u32)>,
-        context: &mut Context<'_>,
-    ) -> Option<Transaction> {
-        let state = round.state;
-        due.sort_by(|(a, _), (b, _)| {
-            hold::turn(a, &round.status(a)).cmp(&hold::turn(b, &round.status(b)))
-        });
-        let mut can_hold = true;
-        let mut notes = Vec::new();
-        for (group, count) in due {
-            let why = match self.start(round, group, count, context) {
-                Ok(transaction) => return Some(transaction),
-                Err(why) => why,
-            };
-            let present = round.status(group);
-            let mut status = GroupStatus {
-                missing: count,
-                blocked: Some(why),
-                held: Vec::new(),
-                next_run_ms: None,
-                ..present.clone()
-            };
-            let since_ms = match present.blocked {
-                Some(_) => present.since_ms,
-                None => context.now_ms(),
-            };
-            let hold_ms = since_ms.saturating_add(millis(self.hold_after));
-            if context.now_ms() < hold_ms {
-                context.wake_at(hold_ms);
-            } else if can_hold && count <= Self::MAX_MEMBERS {
-                status.held = hold::plan(&self.placer, state, group, count, &present.held);
-                can_hold = status.held.is_empty();
-            }
-            notes.push((group, round.note(group, status, context.now_ms())));
-        }
-        for (group, note) in notes {
-            round.propose(group, note.into_iter().collect());
-        }
-        None
+        if is_quiet { next } else { Next::Nothing }
     }
 }
 
@@ -264,26 +189,30 @@ impl Scheduler for GangScheduler {
         "gang"
     }
 
-    /// What runs is looked after first; where nothing is to be done about it, one gang is started.
+    /// What runs is looked after first; where nothing is to be done about it, one gang is moved or started.
     fn schedule(&mut self, state: &ClusterState, context: &mut Context<'_>) -> Transaction {
         self.impossible
             .retain(|group, (version, _)| state.group_version(group) == *version);
         let mut round = Round::on(state).with_board(self.board.take());
-        let mut due = Vec::new();
+        let (mut due, mut pressed) = (Vec::new(), Vec::new());
         for group in round.groups() {
-            if let GroupKind::Gang { count, retries } = group.kind
-                && self.tend(&mut round, group, (count, retries), context)
-            {
-                due.push((group, count));
+            if let GroupKind::Gang { count, retries } = group.kind {
+                match self.tend(&mut round, group, (count, retries), context) {
+                    Next::Nothing => {}
+                    Next::Start => due.push((group, count)),
+                    Next::Move(push) => pressed.push((group, count, push)),
+                }
             }
         }
         round.clear_orphans();
-        let mut start = None;
+        let mut whole = None;
         if round.transaction.is_empty() {
-            start = self.start_first(&mut round, due, context);
+            whole = self
+                .move_first(&mut round, pressed, context)
+                .or_else(|| self.start_first(&mut round, due, context));
         }
         self.board = round.board.take();
-        start.unwrap_or(round.transaction)
+        whole.unwrap_or(round.transaction)
     }
 
     fn refused(&mut self, transaction: &Transaction, error: &Error) {
@@ -294,4 +223,14 @@ impl Scheduler for GangScheduler {
             self.impossible.insert(group.clone(), why);
         }
     }
+}
+
+/// What is to be done with all of a gang at once.
+#[derive(Debug)]
+enum Next {
+    Nothing,
+    /// Start it.
+    Start,
+    /// Stop it, to start it elsewhere.
+    Move(Push),
 }

@@ -259,7 +259,7 @@ impl Seats {
 
 /// Was it told to go for something more important?
 pub(super) fn was_preempted(job: &Job) -> bool {
-    job.evicted.as_ref().is_some_and(Eviction::is_at_once)
+    matches!(job.evicted, Some(Eviction::Preempted { .. }))
 }
 
 /// How long nobody else is preempted for a job that does not fit where room has been made for it.

@@ -8,6 +8,7 @@ use crate::{
     scheduler::{
         BatchScheduler, Context,
         backoff::{ended_ms, how_it_ended},
+        making_room::was_preempted,
         roster::is_lost,
     },
     transaction::Change,
@@ -75,10 +76,11 @@ impl<'s> Progress<'s> {
         progress
     }
 
-    /// How many went because the cell took them away, and have not been replaced. Nobody is preempted for them in turn.
+    /// How many went for something more important, and have not been replaced. Nobody is preempted for them in turn.
     pub(super) fn displaced(&self) -> u32 {
-        let going = self.live.iter().filter(|job| was_evicted(job));
-        u32::try_from(self.displaced.len() + going.count()).unwrap_or(u32::MAX)
+        let gone = self.displaced.iter().chain(&self.live);
+        let gone = gone.filter(|job| was_evicted(job) && was_preempted(job));
+        u32::try_from(gone.count()).unwrap_or(u32::MAX)
     }
 
     /// Forgets those that have been replaced.

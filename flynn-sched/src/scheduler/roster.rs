@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    ClusterState, Group, HostId, HostState, Job, JobId, Phase, Taint, TaintEffect,
+    ClusterState, Group, HostId, HostState, Job, JobId, Phase,
     scheduler::{Context, backoff::ended_ms, making_room::was_preempted},
     transaction::Change,
 };
@@ -114,11 +114,7 @@ impl<'s> Roster<'s> {
 
 /// Does its host want to be rid of it: is it draining, or does it have a taint that the job does not bear?
 pub(super) fn must_leave(job: &Job, host: Option<&HostState>) -> bool {
-    host.is_some_and(|host| {
-        let evicts = |effect| effect == TaintEffect::NoExecute;
-        host.host.is_draining
-            || Taint::untolerated(&host.host.taints, &job.spec.tolerations, evicts).is_some()
-    })
+    host.is_some_and(|host| host.host.is_draining || host.host.drives_out(&job.spec).is_some())
 }
 
 fn is_current(job: &Job, group: &Group) -> bool {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    Budget, ClusterState, GroupId, HostId, Result,
+    Budget, ClusterState, Eviction, GroupId, HostId, Result,
     transaction::{Change, Conflict, Mode, Refused, Transaction},
 };
 
@@ -161,10 +161,14 @@ impl Applying<'_> {
             Change::Start(job) => Some(&job.group),
             Change::Stop(id) | Change::Remove(id) => self.state.job(id).map(|job| &job.group),
             Change::PutGroup(group) => Some(&group.id),
+            Change::Evict {
+                job,
+                why: Eviction::Emptying { .. },
+            } => self.state.job(job).map(|job| &job.group),
             Change::RemoveGroup(group)
             | Change::ExpectGroup { group, .. }
             | Change::Note { group, .. } => Some(group),
-            // Its group's scheduler has not proposed it.
+            // Another group's scheduler has proposed it.
             Change::Evict { .. }
             | Change::ForgetHost(_)
             | Change::PutQuota(_)

@@ -17,6 +17,7 @@ mod drivers;
 mod fairness;
 mod fixture;
 mod gangs;
+mod leaving;
 mod placement;
 mod placement_search;
 mod preemption;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Budget, Eviction, Group, GroupId, Job, JobId, Partition};
+use crate::{Budget, Eviction, Group, GroupId, GroupKind, Job, JobId, Partition};
 
 use super::{Applying, No};
 
@@ -18,14 +18,17 @@ impl Applying<'_> {
         }
         match why {
             Eviction::Preempted { by, priority } => self.preempt(&job, by, *priority)?,
-            Eviction::Moving { why } if why.len() > Eviction::WHY_MAX => {
+            Eviction::Moving { why } | Eviction::Emptying { why }
+                if why.len() > Eviction::WHY_MAX =>
+            {
                 return Err(No::invalid(format!(
                     "the reason of its move has {} bytes: use at most {}",
                     why.len(),
                     Eviction::WHY_MAX
                 )));
             }
-            Eviction::Moving { .. } => {}
+            Eviction::Moving { .. } => self.may_move(&job)?,
+            Eviction::Emptying { .. } => self.empty(&job)?,
         }
         let evicted = Job {
             is_stopping: why.is_at_once(),
@@ -68,14 +71,57 @@ impl Applying<'_> {
                 job.id, group.priority
             ));
         }
-        let budget = self.budget(&group);
-        if !budget.allows(&self.state, job) {
-            return no(format!(
-                "job {} is needed: of group {} {} are up, and no less than {} are to be",
-                job.id, group.id, budget.up, budget.floor
+        self.take_from(&group, job)
+    }
+
+    /// A job that runs to its end is not moved: the one in its place would do the same work beside it.
+    fn may_move(&self, job: &Job) -> Result<(), No> {
+        match self.state.group(&job.group) {
+            Some(group) if group.kind.ends() => Err(No::invalid(format!(
+                "group {} runs to completion, and its jobs are not moved: a second one would do the same work; drain or \
+                 taint the host instead",
+                group.id
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// May the job be told to go because its host, or that of another of its gang, is being emptied? If so, its group's
+    /// budget is one less.
+    fn empty(&mut self, job: &Job) -> Result<(), No> {
+        let group = self.state.group(&job.group).cloned();
+        let is_gang = |group: &Arc<Group>| matches!(group.kind, GroupKind::Gang { .. });
+        let is_due = if group.as_ref().is_some_and(is_gang) {
+            let mut members = self.state.jobs_of(&job.group);
+            members.any(|member| self.state.is_pressed(member))
+        } else {
+            self.state.is_pressed(job)
+        };
+        if !is_due {
+            return Err(No::conflict(
+                &job.host,
+                format!(
+                    "job {} may stay: the host neither drains by a set time nor has a taint that drives it out",
+                    job.id
+                ),
             ));
         }
-        let mut budget = budget;
+        // Without a group it is to stop anyway.
+        group.map_or(Ok(()), |group| self.take_from(&group, job))
+    }
+
+    /// The group's budget allows that the job goes, and is one less from then on.
+    fn take_from(&mut self, group: &Group, job: &Job) -> Result<(), No> {
+        let mut budget = self.budget(group);
+        if !budget.allows(&self.state, job) {
+            return Err(No::conflict(
+                &job.host,
+                format!(
+                    "job {} is needed: of group {} {} are up, and no less than {} are to be",
+                    job.id, group.id, budget.up, budget.floor
+                ),
+            ));
+        }
         budget.take(&self.state, job);
         self.budgets.insert(group.id.clone(), budget);
         Ok(())

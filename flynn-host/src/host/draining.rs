@@ -14,6 +14,7 @@ use crate::{Error, Result};
 /// Remembers by a file in the data directory that the host drains.
 #[derive(Debug)]
 pub(super) struct Draining {
+    dir: PathBuf,
     marker: PathBuf,
     /// One change at a time: the file and what is told must not disagree.
     changing: Mutex<()>,
@@ -28,6 +29,7 @@ impl Draining {
             .try_exists()
             .map_err(|e| Error::file("look for", &marker, e))?;
         Ok(Self {
+            dir: dir.to_owned(),
             marker,
             changing: Mutex::default(),
             is_draining: watch::Sender::new(is_draining),
@@ -58,7 +60,7 @@ impl Draining {
             }
         };
         written
-            .and_then(|()| File::open(self.marker.parent().unwrap_or(Path::new("/")))?.sync_all())
+            .and_then(|()| File::open(&self.dir)?.sync_all())
             .map_err(|e| Error::file("write", &self.marker, e))?;
         self.is_draining.send_replace(is_draining);
         Ok(())

@@ -96,5 +96,5 @@ async fn tell_draining(
         tracing::info!(host = %host.id, is_draining = host.is_draining, "the cell was told");
     }
     // The host ends, and what the cell was told stands.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -177,7 +177,11 @@ impl Cell {
     }
 
     /// Waits until the cell is as wanted.
-    pub(crate) async fn until_state(&self, what: &str, is_wanted: impl Fn(&ClusterState) -> bool) {
+    pub(crate) async fn until_state(
+        &self,
+        what: &str,
+        is_wanted: impl Fn(&ClusterState) -> bool + Send + Sync,
+    ) {
         eventually(what, async || {
             let state = self.cluster.snapshot().await.unwrap();
             is_wanted(&state).then_some(())

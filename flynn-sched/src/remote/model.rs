@@ -4,10 +4,13 @@
 //! store's own state machine. The model adds what can happen between them: snapshots grow old, commits wait on the
 //! wire and are answered, or the answer is lost, or they are never carried out; a scheduler crashes; the store's leader
 //! changes, after which a commit under way may still be carried out although nobody waits for it; a host is lost and
-//! returns; a job ends.
+//! returns; a job ends; a group is rewritten. Beside placing jobs, schedulers preempt some for more important ones, and
+//! reserve, prolong and clear away room for later.
 
 mod mistakes;
+mod preemption;
 mod properties;
+mod reservations;
 mod sameness;
 mod schedulers;
 mod trials;
@@ -21,7 +24,8 @@ use flynn_discovery::backend::{
 };
 use stateright::{Model, Property};
 
-use properties::{Bare, bare};
+use properties::{Bare, Facts, bare, facts};
+use reservations::{Reserving, UNTIL_MS, reservation};
 use sameness::print_of;
 use schedulers::{Scheduler, Stage};
 use wire::{Message, seen, tear};
@@ -37,6 +41,12 @@ use crate::{Group, GroupId, GroupKind, Host, HostId, JobId, JobSpec, JobStatus, 
 #[derive(Clone)]
 pub(super) struct Trial {
     groups: Vec<Group>,
+    /// On which host a job of which group is up from the start.
+    placed: &'static [(&'static str, &'static str)],
+    /// What groups may be rewritten to, each once, in this order.
+    rewrites: Vec<Group>,
+    /// What is done about reservations.
+    reserving: Reserving,
     /// Does each scheduler look after groups of its own, the first after the first, or both after all?
     is_divided: bool,
     /// How many jobs a host has room for.
@@ -46,6 +56,8 @@ pub(super) struct Trial {
     troubles: Troubles,
     /// Compares that this says no to are left out, to see whether that is noticed.
     keep: fn(&Compare) -> bool,
+    /// What else is wrong with commits, to see whether that is noticed.
+    spoil: fn(&mut Message),
     /// A change of the store's leader tears commits in two, which no real one does.
     tears: bool,
     /// What must be true when nothing more can happen.
@@ -62,6 +74,7 @@ struct Troubles {
     elections: u8,
     losses: u8,
     ends: u8,
+    rewrites: u8,
 }
 
 /// The whole world.
@@ -76,12 +89,18 @@ pub(super) struct Cell {
     claimed: BTreeSet<JobId>,
     /// Jobs that a commit removed on purpose.
     removed: BTreeSet<JobId>,
+    /// Until when reservations last whose writing was acknowledged.
+    reserved: BTreeSet<u64>,
     has_lost_host: bool,
+    /// Was somebody preempted for what was not more important, or below a floor?
+    is_unfair: bool,
     // What follows from `store`, kept because it is asked for often.
     /// What one who looks now sees.
     truth: Arc<Mirror>,
     /// The jobs, read without any of the code that is tried.
     bare: Arc<Vec<Bare>>,
+    /// The reservations and groups, read likewise.
+    facts: Arc<Facts>,
     print: u64,
 }
 
@@ -110,6 +129,8 @@ pub(super) enum Action {
     Return(HostId),
     /// A job ends by itself, or because it was told to.
     End(HostId, JobId),
+    /// A group is rewritten.
+    Rewrite(usize),
 }
 
 impl Model for Trial {
@@ -126,21 +147,32 @@ impl Model for Trial {
             ops.push(put(&CellKey::Host(host.id.clone()), &host));
             ops.push(put(&CellKey::Known(host.id.clone()), &host));
         }
+        if self.reserving == Reserving::ClearAndProlong {
+            let reservation = reservation(UNTIL_MS);
+            ops.push(put(
+                &CellKey::Reservation(reservation.id.clone()),
+                &reservation,
+            ));
+        }
         let compares = Vec::new();
         let done = store.apply(Command::Commit { compares, ops });
         done.result.expect("an empty store refuses nothing");
+        schedulers::settle(&mut store, self);
         let (truth, bare, print) = (seen(&store), bare(&store), print_of(&store));
         let scheduler = |n| Scheduler::seeing(n, &truth, print, 0, self);
         vec![Cell {
             schedulers: [scheduler(0), scheduler(1)],
             truth: Arc::clone(&truth),
             bare: bare.into(),
+            facts: facts(&store).into(),
             print,
             store,
             adrift: Vec::new(),
             troubles: self.troubles,
             claimed: BTreeSet::new(),
             removed: BTreeSet::new(),
+            reserved: BTreeSet::new(),
+            is_unfair: false,
             has_lost_host: false,
         }]
     }
@@ -170,6 +202,9 @@ impl Model for Trial {
         let is_waiting = |s: &Scheduler| matches!(s.stage, Stage::Waiting { .. });
         if cell.troubles.elections > 0 && cell.schedulers.iter().any(is_waiting) {
             actions.push(Action::Elect);
+        }
+        if cell.troubles.rewrites > 0 {
+            actions.extend((0..self.rewrites.len()).map(Action::Rewrite));
         }
         for n in 0..cell.adrift.len() {
             actions.extend([Action::Surface(n), Action::Sink(n)]);
@@ -230,6 +265,12 @@ impl Model for Trial {
             Action::Surface(n) => {
                 let message = cell.adrift.remove(n);
                 cell.carry_out(&message);
+            }
+            Action::Rewrite(n) => {
+                cell.troubles.rewrites -= 1;
+                let group = &self.rewrites[n];
+                let op = put(&CellKey::Group(group.id.clone()), group);
+                cell.write(Vec::new(), vec![op]);
             }
             Action::Sink(n) => drop(cell.adrift.remove(n)),
             Action::Lose(id) => {

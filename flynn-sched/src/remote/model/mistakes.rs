@@ -87,10 +87,12 @@ fn every_trouble_happens() {
         troubles: Troubles {
             losses: 1,
             ends: 1,
+            rewrites: 1,
             crashes: 1,
             elections: 1,
             lost_answers: 1,
         },
+        rewrites: vec![group("web", 1, JobSpec::default())],
         ..trial()
     };
     let first = trial.init_states().remove(0);
@@ -107,6 +109,7 @@ fn every_trouble_happens() {
         Action::LoseAnswer(0),
         Action::Crash(0),
         Action::Elect,
+        Action::Rewrite(0),
     ] {
         assert!(actions.contains(&expected), "{expected:?}");
     }

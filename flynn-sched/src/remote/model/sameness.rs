@@ -35,6 +35,7 @@ impl Cell {
         self.adrift.hash(hasher);
         self.troubles.hash(hasher);
         (&self.claimed, &self.removed, self.has_lost_host).hash(hasher);
+        (&self.reserved, self.is_unfair).hash(hasher);
     }
 }
 

@@ -2,12 +2,24 @@
 
 use std::sync::Arc;
 
-use super::{Trial, wire::Message};
+use flynn_discovery::backend::{
+    Op,
+    kv::{Command, KvState},
+};
+
+use super::{
+    Trial,
+    preemption::{make_room, settled},
+    put,
+    reservations::reserving,
+    wire::{Message, seen},
+};
 use crate::{
-    Group, GroupKind, HostId, Job, JobId, JobStatus, Transaction,
+    Group, GroupId, GroupKind, HostId, Job, JobId, JobSpec, JobStatus, Phase, Transaction,
     remote::{
+        keys::CellKey,
         mirror::Mirror,
-        plan::{Chunk, Written, plan},
+        plan::{Chunk, Limits, Written, plan},
     },
     transaction::{Change, Mode},
 };
@@ -59,7 +71,10 @@ impl Scheduler {
 
 /// What a scheduler would commit next.
 fn next(mirror: &Mirror, n: usize, abandoned: u8, trial: &Trial) -> Option<Vec<Chunk>> {
-    let transaction = proposal(mirror, n, abandoned, trial.is_divided);
+    let transaction = match reserving(&mirror.state, n, trial) {
+        Some(transaction) => transaction,
+        None => proposal(mirror, n, abandoned, trial.is_divided),
+    };
     if transaction.is_empty() {
         return None;
     }
@@ -113,6 +128,11 @@ fn proposal(mirror: &Mirror, who: usize, abandoned: u8, is_divided: bool) -> Tra
             let name = format!("s{who}-{}-{abandoned}-{}-{m}", state.revision(), group.id);
             if let Some(job) = placed(mirror, &next, group, who, &name) {
                 next = next.start(job);
+                if let Some(note) = settled(state, group) {
+                    next = next.with(note);
+                }
+            } else if let Some(making_room) = make_room(mirror, &next, group, who) {
+                next = making_room;
             } else if is_gang {
                 next.changes.truncate(asked);
                 break;
@@ -147,19 +167,65 @@ fn placed(
         hosts.reverse();
     }
     hosts.into_iter().find_map(|host| {
-        let job = Job {
-            id: JobId::parse(name).ok()?,
-            group: group.id.clone(),
-            host,
-            spec: Arc::clone(&group.spec),
-            is_stopping: false,
-            evicted: None,
-            placed_at_ms: 0,
-            attempt: 0,
-            status: JobStatus::default(),
-        };
+        let job = job(name, group.id.clone(), host, &group.spec)?;
         let start = Transaction::on(&after).start(job.clone());
         after.apply(&start.all_or_nothing()).ok()?;
         Some(job)
+    })
+}
+
+/// Starts the jobs that are up from the beginning.
+pub(super) fn settle(store: &mut KvState, trial: &Trial) {
+    let mirror = seen(store);
+    let mut start = Transaction::on(&mirror.state);
+    let mut statuses = Vec::new();
+    for (host, group) in trial.placed {
+        let (host, group) = (HostId::parse(*host), GroupId::parse(*group));
+        let (host, group) = (host.expect("it is an id"), group.expect("it is an id"));
+        let spec = &mirror
+            .state
+            .group(&group)
+            .expect("it is a group of the trial")
+            .spec;
+        let job = job(&format!("first-{host}"), group.clone(), host, spec);
+        let job = job.expect("it is an id");
+        let up = JobStatus {
+            phase: Phase::Up,
+            ..JobStatus::default()
+        };
+        statuses.push(put(&CellKey::Status(job.host.clone(), job.id.clone()), &up));
+        start = start.start(job);
+    }
+    let applied = mirror.state.apply(&start).expect("it is incremental");
+    assert!(
+        applied.refused.is_empty(),
+        "there is room for the first jobs"
+    );
+    let chunks = plan(&mirror, &start, &applied, Limits::STORE).expect("ids are keys");
+    let mut commit = |ops: Vec<Op>| {
+        let compares = Vec::new();
+        let done = store.apply(Command::Commit { compares, ops });
+        done.result.expect("nothing is compared");
+    };
+    for chunk in chunks {
+        let (_, ops) = chunk.prepared(&Written::default()).expect("ids are keys");
+        commit(ops);
+    }
+    if !statuses.is_empty() {
+        commit(statuses);
+    }
+}
+
+fn job(name: &str, group: GroupId, host: HostId, spec: &Arc<JobSpec>) -> Option<Job> {
+    Some(Job {
+        id: JobId::parse(name).ok()?,
+        group,
+        host,
+        spec: Arc::clone(spec),
+        is_stopping: false,
+        evicted: None,
+        placed_at_ms: 0,
+        attempt: 0,
+        status: JobStatus::default(),
     })
 }

@@ -2,7 +2,7 @@
 
 use stateright::{Checker, Model};
 
-use super::{Trial, Troubles, group, properties::has};
+use super::{Trial, Troubles, group, properties::has, reservations::Reserving};
 use crate::{Constraint, Domain, GroupId, JobSpec, Jobs, remote::plan::Limits};
 
 /// One service and one gang that fill both hosts.
@@ -12,11 +12,15 @@ pub(super) fn trial() -> Trial {
             group("gang", 2, JobSpec::default()),
             group("web", 2, JobSpec::default()),
         ],
+        placed: &[],
+        rewrites: Vec::new(),
+        reserving: Reserving::Nothing,
         is_divided: false,
         room: 2,
         limits: Limits::STORE,
         troubles: Troubles::default(),
         keep: |_| true,
+        spoil: |_| (),
         tears: false,
         at_rest: |cell| has(cell, "web", 2) && has(cell, "gang", 2),
         always: |_| true,

@@ -12,12 +12,12 @@ use flynn_discovery::backend::{
 
 use super::{
     Cell, Trial,
-    properties::bare,
+    properties::{bare, facts, is_unfair},
     sameness::print_of,
     schedulers::{Scheduler, Stage},
 };
 use crate::{
-    JobId,
+    Eviction, GroupId, JobId,
     remote::{
         mirror::Mirror,
         plan::{Chunk, Written},
@@ -34,6 +34,24 @@ pub(super) struct Message {
     ops: Vec<Op>,
     starts: Vec<JobId>,
     removes: Vec<JobId>,
+    /// Who goes for which group.
+    evicts: Vec<(JobId, GroupId)>,
+    /// Until when reservations last.
+    reserves: Vec<u64>,
+}
+
+impl Message {
+    /// Does it write a key below this one?
+    pub(super) fn writes(&self, prefix: &str) -> bool {
+        let is_below =
+            |op: &Op| matches!(op, Op::Put { key, .. } if key.as_str().starts_with(prefix));
+        self.ops.iter().any(is_below)
+    }
+
+    /// Leaves out what it would do.
+    pub(super) fn forget(&mut self, which: impl Fn(&Op) -> bool) {
+        self.ops.retain(|op| !which(op));
+    }
 }
 
 impl Cell {
@@ -50,7 +68,7 @@ impl Cell {
         let (mut compares, ops) = chunk.prepared(&written).expect("ids are keys");
         compares.retain(t.keep);
         let changes = chunk.changes.iter();
-        let message = Message {
+        let mut message = Message {
             print: {
                 let mut hasher = DefaultHasher::new();
                 format!("{compares:?} {ops:?}").hash(&mut hasher);
@@ -59,8 +77,11 @@ impl Cell {
             compares,
             ops,
             starts: changes.clone().filter_map(started).collect(),
-            removes: changes.filter_map(removed).collect(),
+            removes: changes.clone().filter_map(removed).collect(),
+            evicts: changes.clone().filter_map(evicted).collect(),
+            reserves: changes.filter_map(reserved).collect(),
         };
+        (t.spoil)(&mut message);
         self.schedulers[n].stage = Stage::Waiting {
             chunks,
             at,
@@ -85,6 +106,7 @@ impl Cell {
             return;
         };
         self.claimed.extend(message.starts);
+        self.reserved.extend(message.reserves);
         chunks[at].record(revision, &mut written);
         if at + 1 < chunks.len() {
             self.send(n, chunks, at + 1, written, trial);
@@ -107,6 +129,8 @@ impl Cell {
     pub(super) fn carry_out(&mut self, message: &Message) -> Option<Revision> {
         let revision = self.write(message.compares.clone(), message.ops.clone())?;
         self.removed.extend(message.removes.iter().cloned());
+        let mut evicts = message.evicts.iter();
+        self.is_unfair |= evicts.any(|(job, by)| is_unfair(self, job, by));
         Some(revision)
     }
 
@@ -117,6 +141,7 @@ impl Cell {
             let news = WatchEvent::Changes { changes, revision };
             self.truth = Arc::new(self.truth.after(news, 1));
             self.bare = bare(&self.store).into();
+            self.facts = facts(&self.store).into();
             self.print = print_of(&self.store);
         }
         Some(self.store.revision())
@@ -149,6 +174,23 @@ fn started(change: &Change) -> Option<JobId> {
 fn removed(change: &Change) -> Option<JobId> {
     match change {
         Change::Remove(id) => Some(id.clone()),
+        _ => None,
+    }
+}
+
+fn evicted(change: &Change) -> Option<(JobId, GroupId)> {
+    match change {
+        Change::Evict {
+            job,
+            why: Eviction::Preempted { by, .. },
+        } => Some((job.clone(), by.clone())),
+        _ => None,
+    }
+}
+
+fn reserved(change: &Change) -> Option<u64> {
+    match change {
+        Change::PutReservation(reservation) => Some(reservation.until_ms),
         _ => None,
     }
 }

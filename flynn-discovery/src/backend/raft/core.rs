@@ -15,19 +15,18 @@ mod apply;
 mod changes;
 mod leading;
 mod reads;
+mod receiving;
 mod renewals;
 mod requests;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{collections::BTreeMap, mem, time::Duration};
 
 use bytes::Bytes;
-use raft::{
-    RawNode, ReadOnlyOption, SnapshotStatus,
-    eraftpb::{Entry, Message, MessageType, Snapshot},
-};
+use raft::{RawNode, ReadOnlyOption, eraftpb::Message};
 use tokio::time::Instant;
 
 pub(crate) use self::standing::Standing;
@@ -42,7 +41,7 @@ use super::{
     machine::Machine,
     member::{MemberChange, MemberId},
     view::LogView,
-    wire::{Frame, KeepAlive, Request},
+    wire::{Frame, Request},
 };
 use crate::{
     Error, Result,
@@ -79,20 +78,6 @@ pub(crate) enum Effect {
     Answer(Ticket, Result<Option<Outcome>>),
     /// A peer lags behind the log: [`Core::snapshot_built`] is to follow.
     BuildSnapshot,
-}
-
-/// What the consensus core wants done before it goes on.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    ready: raft::Ready,
-    /// Replaces state and log, before anything else.
-    pub(crate) snapshot: Option<Snapshot>,
-    /// To be applied; they are on a majority's disks.
-    pub(crate) committed: Vec<Entry>,
-    /// To be written, together with the hard state, and synced if `must_sync`.
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) hard_state: Option<HardState>,
-    pub(crate) must_sync: bool,
 }
 
 /// How a [`Core`] behaves.
@@ -268,196 +253,6 @@ impl Core {
         }
     }
 
-    /// Another member says something.
-    pub(crate) fn receive(&mut self, from: MemberId, frame: Frame) {
-        self.heard.insert(from, self.ticks);
-        match frame {
-            Frame::Raft(message) => self.step(from, *message),
-            Frame::Forward(requests) => self.take_forwarded(from, requests),
-            Frame::Refused(refused) => self.take_refusal(&refused, false),
-            Frame::KeepAlive(asked) if self.leads => self.reads.push(Waiter::Renewal {
-                from,
-                session: asked.session,
-                leases: asked.leases.into_iter().map(LeaseId).collect(),
-                asked: self.now,
-            }),
-            // Whoever asked asks again when it hears of the leader.
-            Frame::KeepAlive(_) => {}
-            Frame::Kept(kept) if kept.session == self.settings.session => {
-                for lease in kept.renewed {
-                    self.renewed(LeaseId(lease), true);
-                }
-                for lease in kept.lost {
-                    self.renewed(LeaseId(lease), false);
-                }
-            }
-            Frame::Kept(_) | Frame::Ping => {}
-            Frame::Removed => self.is_removed = true,
-            Frame::Standing(word) => {
-                self.note_store(from, word.store);
-                if let Some((to, answer)) = self.standing.hear(from, word) {
-                    self.send(to, answer);
-                }
-            }
-        }
-    }
-
-    /// A frame to this member was lost.
-    pub(crate) fn unreachable(&mut self, peer: MemberId) {
-        self.node.report_unreachable(peer.get());
-    }
-
-    /// A snapshot was delivered, or was not.
-    pub(crate) fn snapshot_sent(&mut self, peer: MemberId, is_delivered: bool) {
-        let status = if is_delivered {
-            SnapshotStatus::Finish
-        } else {
-            SnapshotStatus::Failure
-        };
-        self.node.report_snapshot(peer.get(), status);
-    }
-
-    /// The snapshot that [`Effect::BuildSnapshot`] asked for.
-    pub(crate) fn snapshot_built(&mut self, snapshot: Snapshot) {
-        self.is_building = false;
-        self.snapshot_built_at = self.ticks;
-        self.node.mut_store().set_snapshot(Some(snapshot));
-    }
-
-    /// Sends what has gathered: to be called when the events at hand are taken in, so that they go out together.
-    pub(crate) fn flush(&mut self, machine: &Machine) {
-        self.note_leader(machine);
-        if self.leader.is_none() {
-            self.voters = machine.membership.voters();
-        }
-        if self.leads {
-            self.propose(machine);
-            let leases = self.renewals.take(self.ticks);
-            if !leases.is_empty() {
-                self.reads.push(Waiter::Renewal {
-                    from: self.settings.me,
-                    session: self.settings.session,
-                    leases,
-                    asked: self.now,
-                });
-            }
-        } else if let Some(leader) = self.leader {
-            while !self.requests.is_idle() {
-                let requests = self.requests.take(self.ticks, MAX_FORWARD_BYTES);
-                if !requests.is_empty() {
-                    self.send(leader, Frame::Forward(requests));
-                }
-            }
-            let leases = self.renewals.take(self.ticks);
-            if !leases.is_empty() {
-                let keep_alive = KeepAlive {
-                    session: self.settings.session,
-                    leases: leases.into_iter().map(|lease| lease.0).collect(),
-                };
-                self.send(leader, Frame::KeepAlive(keep_alive));
-            }
-        }
-        if self.standing.may() == May::Follow && self.leader.is_some() && !self.is_proving {
-            self.is_proving = true;
-            self.reads.push(Waiter::Standing);
-        }
-        if self.leader.is_some()
-            && let Some(context) = self.reads.start(self.ticks)
-        {
-            self.node.read_index(context.to_vec());
-        }
-    }
-
-    /// What is to be done now, if anything. Its messages are among the [effects](Self::effects) already: a leader's
-    /// may leave before the turn is written.
-    pub(crate) fn begin(&mut self) -> Option<Turn> {
-        if !self.node.has_ready() {
-            return None;
-        }
-        let mut ready = self.node.ready();
-        let messages = ready.take_messages();
-        self.send_all(messages);
-        for state in ready.take_read_states() {
-            self.reads.confirm(&state.request_ctx, state.index);
-        }
-        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
-        Some(Turn {
-            snapshot,
-            committed: ready.take_committed_entries(),
-            entries: ready.entries().clone(),
-            hard_state: ready.hs().map(|hs| HardState {
-                term: hs.term,
-                vote: hs.vote,
-                commit: hs.commit,
-            }),
-            must_sync: ready.must_sync(),
-            ready,
-        })
-    }
-
-    /// The turn is written. Returns what else is committed by that.
-    pub(crate) fn finish(&mut self, mut turn: Turn) -> Vec<Entry> {
-        let view = self.node.mut_store();
-        if let Some(snapshot) = &turn.snapshot {
-            let metadata = snapshot.get_metadata();
-            let position = Position {
-                index: metadata.index,
-                term: metadata.term,
-            };
-            view.reset(position, metadata.get_conf_state().clone());
-        }
-        view.append(mem::take(&mut turn.entries));
-        if let Some(hard_state) = turn.hard_state {
-            view.set_hard_state(hard_state);
-        }
-        let messages = turn.ready.take_persisted_messages();
-        let mut light = self.node.advance_append(turn.ready);
-        self.send_all(messages);
-        self.send_all(light.take_messages());
-        if let Some(commit) = light.commit_index() {
-            let view = self.node.mut_store();
-            let hard_state = view.hard_state();
-            view.set_hard_state(HardState {
-                commit,
-                ..hard_state
-            });
-        }
-        light.take_committed_entries()
-    }
-
-    /// Everything committed so far is applied: answers those who waited for it.
-    pub(crate) fn settle(&mut self, machine: &Machine) {
-        self.node.advance_apply_to(machine.applied.index);
-        self.note_leader(machine);
-        for waiter in self.reads.ready(machine.applied.index) {
-            match waiter {
-                Waiter::Read(ticket, _) => self.answer(ticket, Ok(None)),
-                Waiter::Renewal {
-                    from,
-                    session,
-                    leases,
-                    asked,
-                } if self.leads => self.renew(from, session, leases, asked),
-                Waiter::Renewal { .. } => {}
-                Waiter::Standing => {
-                    self.is_proving = false;
-                    for (to, frame) in self.standing.caught_up() {
-                        self.send(to, frame);
-                    }
-                }
-            }
-        }
-        if self.node.store().take_wish() && !mem::replace(&mut self.is_building, true) {
-            self.effects.push(Effect::BuildSnapshot);
-        }
-    }
-
-    /// A snapshot took the place of the state: what it says of this member's requests counts.
-    pub(crate) fn installed(&mut self, machine: &Machine) {
-        let passed_by = self.requests.passed_by(&machine.sessions);
-        self.give_up(passed_by);
-    }
-
     /// What is to be done, in this order.
     pub(crate) fn effects(&mut self) -> Vec<Effect> {
         mem::take(&mut self.effects)
@@ -514,46 +309,6 @@ impl Core {
     /// Other members say that this one was removed.
     pub(crate) fn is_removed(&self) -> bool {
         self.is_removed
-    }
-
-    fn step(&mut self, from: MemberId, mut message: Message) {
-        if message.from != from.get() || message.to != self.settings.me.get() {
-            tracing::warn!(%from, "a member speaks in another's name; ignored");
-            return;
-        }
-        let kind = message.get_msg_type();
-        let is_allowed = match self.standing.may() {
-            // Proposals travel as requests of our own, which are answered.
-            May::Vote => kind != MessageType::MsgPropose,
-            May::Follow => matches!(
-                kind,
-                MessageType::MsgAppend
-                    | MessageType::MsgHeartbeat
-                    | MessageType::MsgSnapshot
-                    | MessageType::MsgReadIndexResp
-            ),
-            May::Nothing => false,
-        };
-        if !is_allowed {
-            return;
-        }
-        // Who is led is a member: it was added again, or the word of its removal came from one that lags behind.
-        if matches!(
-            kind,
-            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
-        ) {
-            self.is_removed = false;
-        }
-        // The leader may not know yet that this member lost what it had; the core would take it for a lost log.
-        if kind == MessageType::MsgHeartbeat
-            && message.commit > self.node.raft.raft_log.last_index()
-        {
-            message.commit = 0;
-        }
-        // What the core refuses (an old term, an unknown sender) it would ignore anyway.
-        if let Err(error) = self.node.step(message) {
-            tracing::debug!(%from, ?kind, %error, "message refused");
-        }
     }
 }
 

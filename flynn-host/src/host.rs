@@ -20,6 +20,7 @@ use tokio::{
 };
 
 pub use builder::{HostBuilder, detect_capacity};
+pub use draining::Drain;
 pub use handle::{AttachRequest, AttachSession, HostHandle, JobView, Jobs};
 
 use self::shell::Order;

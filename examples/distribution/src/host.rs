@@ -102,11 +102,14 @@ enum Command {
     },
     /// Have a host's jobs run elsewhere and place no more on it, until `undrain`; wait until it has none.
     ///
-    /// Services move within what their groups can spare; jobs that end by themselves may run to their end. The host
-    /// stays in the cell, and its store's member goes on.
+    /// Services move within what their groups can spare. The host stays in the cell, and its store's member goes on.
     Drain {
         /// Its id.
         host: HostId,
+        /// For how many seconds jobs that end by themselves may go on, before they are run anew elsewhere; to their end
+        /// if it is left out.
+        #[arg(long, value_name = "SECONDS")]
+        deadline: Option<u64>,
         /// Do not wait for its jobs to go.
         #[arg(long)]
         no_wait: bool,
@@ -230,11 +233,13 @@ async fn operate(data_dir: PathBuf, format: Format, command: Command) -> Result<
         Command::Stop { jobs } => operator()?.stop(&jobs).await,
         Command::Drain {
             host,
+            deadline,
             no_wait,
             timeout,
         } => {
+            let deadline = deadline.map(Duration::from_secs);
             let patience = (!no_wait).then(|| Duration::from_secs(timeout));
-            operator()?.drain(&host, patience).await
+            operator()?.drain(&host, deadline, patience).await
         }
         Command::Undrain { host } => operator()?.undrain(&host).await,
         Command::Promote { host } => operator()?.set_voter(&host, true).await,

@@ -2,69 +2,89 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{Error, Result};
 
-/// Remembers by a file in the data directory that the host drains.
+/// That a host gives its jobs away and takes no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Drain {
+    /// How long jobs that end by themselves may stay, in milliseconds since the Unix epoch; `None`: until they end. See
+    /// [`Host::drain_by_ms`](flynn_sched::Host::drain_by_ms).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_ms: Option<u64>,
+}
+
+/// Remembers in a file of the data directory that the host drains.
 #[derive(Debug)]
 pub(super) struct Draining {
     dir: PathBuf,
-    marker: PathBuf,
+    file: PathBuf,
     /// One change at a time: the file and what is told must not disagree.
     changing: Mutex<()>,
-    is_draining: watch::Sender<bool>,
+    drain: watch::Sender<Option<Drain>>,
 }
 
 impl Draining {
     /// As it was left.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let marker = dir.join(MARKER);
-        let is_draining = marker
-            .try_exists()
-            .map_err(|e| Error::file("look for", &marker, e))?;
+        let file = dir.join(FILE);
+        let drain = match fs::read(&file) {
+            // The file is what counts: one that cannot be understood was cut off while it was written.
+            Ok(json) => Some(serde_json::from_slice(&json).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::file("read", &file, error)),
+        };
         Ok(Self {
             dir: dir.to_owned(),
-            marker,
+            file,
             changing: Mutex::default(),
-            is_draining: watch::Sender::new(is_draining),
+            drain: watch::Sender::new(drain),
         })
     }
 
-    pub(super) fn is_draining(&self) -> bool {
-        *self.is_draining.borrow()
+    pub(super) fn get(&self) -> Option<Drain> {
+        *self.drain.borrow()
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<bool> {
-        self.is_draining.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<Option<Drain>> {
+        self.drain.subscribe()
     }
 
     /// Returns once it would survive a power cut.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::DiskFull`]; nothing has changed then.
-    pub(super) fn set(&self, is_draining: bool) -> Result<()> {
+    /// [`Error::File`], [`Error::DiskFull`]; what is told has not changed then.
+    pub(super) fn set(&self, drain: Option<Drain>) -> Result<()> {
         let _changing = self.changing.lock();
-        let written = if is_draining {
-            File::create(&self.marker).and_then(|file| file.sync_all())
-        } else {
-            match fs::remove_file(&self.marker) {
+        let written = match drain {
+            Some(drain) => self.write(drain),
+            None => match fs::remove_file(&self.file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
-            }
+            },
         };
         written
             .and_then(|()| File::open(&self.dir)?.sync_all())
-            .map_err(|e| Error::file("write", &self.marker, e))?;
-        self.is_draining.send_replace(is_draining);
+            .map_err(|e| Error::file("write", &self.file, e))?;
+        self.drain.send_replace(drain);
         Ok(())
+    }
+
+    fn write(&self, drain: Drain) -> io::Result<()> {
+        let temporary = self.file.with_extension("new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(&drain)?)?;
+        file.sync_all()?;
+        fs::rename(temporary, &self.file)
     }
 }
 
-const MARKER: &str = "draining";
+const FILE: &str = "draining";

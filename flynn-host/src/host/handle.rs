@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::world::World;
+use super::{Drain, world::World};
 use crate::{
     Error, Result,
     attach::{Attached, Channel, Frame, flags},
@@ -88,20 +88,24 @@ impl HostHandle {
 
     /// Was it told to give its jobs away?
     #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.world.draining.is_draining()
+    pub fn drain(&self) -> Option<Drain> {
+        self.world.draining.get()
     }
 
-    /// Makes the host give its jobs away and take no others, until it is told otherwise: schedulers move services
-    /// elsewhere, within their budgets, and let batch jobs run to their end. A restart of the daemon does not forget it.
-    /// Returns once it is remembered; the cell hears of it soon after.
+    /// Makes the host give its jobs away and take no others until it is told otherwise, or ends that: schedulers move
+    /// services elsewhere, within their budgets, and let jobs that end by themselves run, as long as they may. A restart
+    /// of the daemon does not forget it. Returns once it is remembered; the cell hears of it soon after.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::DiskFull`]: it could not be remembered, and nothing has changed.
-    pub async fn set_draining(&self, is_draining: bool) -> Result<()> {
+    /// [`Error::File`], [`Error::DiskFull`]: it could not be remembered, and the cell is told nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may or may not have had its effect.
+    pub async fn set_drain(&self, drain: Option<Drain>) -> Result<()> {
         let world = Arc::clone(&self.world);
-        tokio::task::spawn_blocking(move || world.draining.set(is_draining))
+        tokio::task::spawn_blocking(move || world.draining.set(drain))
             .await
             .unwrap_or(Err(Error::Closed))
     }

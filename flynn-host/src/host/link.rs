@@ -7,6 +7,7 @@ use flynn_sched::{HostLink, Membership};
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Drain;
 use crate::{Error, supervisor::Event};
 
 /// Ends when told to leave, or with an error that trying again cannot mend.
@@ -14,14 +15,14 @@ pub(super) async fn run(
     mut host: flynn_sched::Host,
     link: Arc<dyn HostLink>,
     events: mpsc::Sender<Event>,
-    mut draining: watch::Receiver<bool>,
+    mut drains: watch::Receiver<Option<Drain>>,
     is_joined: watch::Sender<bool>,
     mut leave: oneshot::Receiver<bool>,
 ) -> Result<(), Error> {
     let id = host.id.clone();
     let mut backoff = Backoff::default();
     let membership: Box<dyn Membership> = loop {
-        host.is_draining = *draining.borrow_and_update();
+        set_drain(&mut host, *drains.borrow_and_update());
         tokio::select! {
             joined = link.join(host.clone()) => match joined {
                 Ok(membership) => break membership,
@@ -61,7 +62,7 @@ pub(super) async fn run(
     };
     let leaves = tokio::select! {
         () = follow => false,
-        () = tell_draining(&*membership, host, draining) => false,
+        () = tell_drains(&*membership, host, drains) => false,
         () = membership.lost() => {
             return Err(Error::Ended {
                 why: format!("another host has taken the id {id}: give one of them another id"),
@@ -75,16 +76,21 @@ pub(super) async fn run(
     Ok(())
 }
 
+fn set_drain(host: &mut flynn_sched::Host, drain: Option<Drain>) {
+    host.is_draining = drain.is_some();
+    host.drain_by_ms = drain.and_then(|drain| drain.by_ms);
+}
+
 /// Tells the cell whenever the host begins or ceases to drain.
-async fn tell_draining(
+async fn tell_drains(
     membership: &dyn Membership,
     mut host: flynn_sched::Host,
-    mut draining: watch::Receiver<bool>,
+    mut drains: watch::Receiver<Option<Drain>>,
 ) {
-    while draining.changed().await.is_ok() {
+    while drains.changed().await.is_ok() {
         let mut backoff = Backoff::default();
         loop {
-            host.is_draining = *draining.borrow_and_update();
+            set_drain(&mut host, *drains.borrow_and_update());
             match membership.update(host.clone()).await {
                 Ok(()) => break,
                 Err(error) => {

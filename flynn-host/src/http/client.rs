@@ -12,7 +12,7 @@ use super::wire::{ActiveJob, AttachBody, HostStatus, JobEvent, LogEntry};
 use crate::{
     Error, Result,
     attach::{Attached, Greeting, PROTOCOL},
-    host::AttachRequest,
+    host::{AttachRequest, Drain},
     log::LogStream,
     runtime::Signal,
 };
@@ -145,16 +145,12 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Api`].
-    pub async fn set_draining(&self, is_draining: bool) -> Result<()> {
-        let method = if is_draining {
-            Method::PUT
-        } else {
-            Method::DELETE
+    pub async fn set_drain(&self, drain: Option<Drain>) -> Result<()> {
+        let (method, path) = (Method::PUT, "/host/drain");
+        let _: IgnoredAny = match drain {
+            Some(drain) => self.http.request(method, path, Some(&drain)).await?,
+            None => self.http.delete(path).await?,
         };
-        let _: IgnoredAny = self
-            .http
-            .request(method, "/host/drain", None::<&()>)
-            .await?;
         Ok(())
     }
 

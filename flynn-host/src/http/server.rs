@@ -29,7 +29,7 @@ use crate::{
     attach::{
         Attached, AttachedReceiver, AttachedSender, Channel, Frame, Greeting, PROTOCOL, flags,
     },
-    host::{AttachRequest, AttachSession, HostHandle, JobView, Jobs},
+    host::{AttachRequest, AttachSession, Drain, HostHandle, JobView, Jobs},
     log::{LogStream, TailOptions},
     runtime::Signal,
 };
@@ -193,17 +193,23 @@ async fn status(State(api): State<Arc<Api>>) -> Json<HostStatus> {
             .filter(|view| !view.status.phase.is_final())
             .count(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        is_draining: api.host.is_draining(),
+        drain: api.host.drain(),
     })
 }
 
-async fn drain(State(api): State<Arc<Api>>) -> Answer<Json<Empty>> {
-    api.host.set_draining(true).await.map_err(refuse)?;
+async fn drain(State(api): State<Arc<Api>>, request: Request) -> Answer<Json<Empty>> {
+    let body = read_body(request.into_body(), MAX_JSON_BYTES).await?;
+    let drain = if body.is_empty() {
+        Drain::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|e| Failure::validation("", &e.to_string()))?
+    };
+    api.host.set_drain(Some(drain)).await.map_err(refuse)?;
     Ok(Json(Empty {}))
 }
 
 async fn undrain(State(api): State<Arc<Api>>) -> Answer<Json<Empty>> {
-    api.host.set_draining(false).await.map_err(refuse)?;
+    api.host.set_drain(None).await.map_err(refuse)?;
     Ok(Json(Empty {}))
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::JobView,
+    host::{Drain, JobView},
     log::{LogLine, LogStream},
 };
 
@@ -127,8 +127,8 @@ pub struct HostStatus {
     /// Of the daemon.
     pub version: String,
     /// Does it give its jobs away?
-    #[serde(default)]
-    pub is_draining: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 /// The body of an attach request.

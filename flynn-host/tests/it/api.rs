@@ -4,7 +4,7 @@ use flynn_discovery::http::{Keys, Secret, serve};
 use flynn_host::{
     Error,
     attach::{Attached, Channel, Frame, flags},
-    host::AttachRequest,
+    host::{AttachRequest, Drain},
     http::{Client, LogQuery, router},
     runtime::Signal,
 };
@@ -167,9 +167,9 @@ async fn jobs_are_listed_signalled_and_stopped() {
         .unwrap();
     cell.until_logged(&id, "got usr1").await;
     assert_eq!(api.client.status().await.unwrap().jobs, 1);
-    for is_draining in [true, false] {
-        api.client.set_draining(is_draining).await.unwrap();
-        assert_eq!(api.client.status().await.unwrap().is_draining, is_draining);
+    for drain in [Some(Drain { by_ms: Some(7) }), Some(Drain::default()), None] {
+        api.client.set_drain(drain).await.unwrap();
+        assert_eq!(api.client.status().await.unwrap().drain, drain);
     }
 
     api.client.stop(&name).await.unwrap();
@@ -220,7 +220,10 @@ async fn a_wrong_token_is_refused_everywhere_but_for_health() {
         stranger.jobs(false).await.unwrap_err(),
         stranger.status().await.unwrap_err(),
         stranger.stop("h1-x").await.unwrap_err(),
-        stranger.set_draining(true).await.unwrap_err(),
+        stranger
+            .set_drain(Some(Drain::default()))
+            .await
+            .unwrap_err(),
         stranger
             .attach("h1-x", AttachRequest::ALL)
             .await
@@ -232,7 +235,7 @@ async fn a_wrong_token_is_refused_everywhere_but_for_health() {
             "{error}"
         );
     }
-    assert!(!cell.host().handle().is_draining());
+    assert_eq!(cell.host().handle().drain(), None);
     let health = flynn_discovery::http::Client::new(vec![api.url.clone()]).unwrap();
     let health: serde_json::Value = health.get("/.well-known/status").await.unwrap();
     assert_eq!(health["data"]["status"], "healthy");

@@ -10,10 +10,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flynn_host::{Error, Host, host::Shutdown, runtime::recording::RecordingRuntime};
+use flynn_host::{
+    Error, Host,
+    host::{Drain, Shutdown},
+    runtime::recording::RecordingRuntime,
+};
 use flynn_sched::{
-    Cluster as _, HostId, HostLink, Job, JobId, JobSpec, JobStatus, LocalCluster, Membership,
-    Phase, Resources, RestartPolicy,
+    Cluster as _, ClusterState, HostId, HostLink, Job, JobId, JobSpec, JobStatus, LocalCluster,
+    Membership, Phase, Resources, RestartPolicy,
 };
 use futures::stream::BoxStream;
 use tokio::time::timeout;
@@ -63,12 +67,14 @@ async fn a_host_drains_until_it_is_told_otherwise_whatever_becomes_of_its_daemon
     let mut cell = Cell::start().await;
     let id = HostId::parse("h1").unwrap();
     let handle = cell.host().handle().clone();
-    assert!(!handle.is_draining());
-    handle.set_draining(true).await.unwrap();
-    cell.until_state("the cell to know", |state| {
-        state.host(&id).is_some_and(|host| host.host.is_draining)
-    })
-    .await;
+    assert_eq!(handle.drain(), None);
+    let drain = Drain { by_ms: Some(7) };
+    handle.set_drain(Some(drain)).await.unwrap();
+    let drains = |state: &ClusterState| {
+        let host = &state.host(&id).unwrap().host;
+        host.is_draining && host.drain_by_ms == Some(7)
+    };
+    cell.until_state("the cell to know", drains).await;
 
     let host = cell.host.take().unwrap();
     timeout(DEADLINE, host.shutdown(Shutdown::LeaveJobs))
@@ -76,21 +82,21 @@ async fn a_host_drains_until_it_is_told_otherwise_whatever_becomes_of_its_daemon
         .unwrap();
     cell.start_host(|builder| builder).await;
     let handle = cell.host().handle().clone();
-    assert!(handle.is_draining());
-    let state = cell.cluster.snapshot().await.unwrap();
-    assert!(state.host(&id).unwrap().host.is_draining);
+    assert_eq!(handle.drain(), Some(drain));
+    assert!(drains(&cell.cluster.snapshot().await.unwrap()));
 
     // Ended twice, as by two operators.
     for _ in 0..2 {
-        handle.set_draining(false).await.unwrap();
+        handle.set_drain(None).await.unwrap();
     }
     cell.until_state("the cell to know", |state| {
-        state.host(&id).is_some_and(|host| !host.host.is_draining)
+        let host = &state.host(&id).unwrap().host;
+        !host.is_draining && host.drain_by_ms.is_none()
     })
     .await;
     drop(cell.host.take());
     cell.start_host(|builder| builder).await;
-    assert!(!cell.host().handle().is_draining());
+    assert_eq!(cell.host().handle().drain(), None);
     cell.end().await;
 }
 

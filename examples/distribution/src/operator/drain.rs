@@ -3,25 +3,38 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flynn_sched::{Cluster as _, ClusterState, GroupKind, HostId};
+use flynn_host::host::Drain;
+use flynn_sched::{
+    Cluster as _, ClusterState, GroupKind, HostId, clock::Clock as _, remote::SystemClock,
+};
 use futures::StreamExt as _;
 
 use super::{Operator, PATIENCE, what_if};
 use crate::cli::output::note;
 
 impl Operator {
-    /// Has a host's jobs run elsewhere; with `patience`, waits until it has none.
+    /// Has a host's jobs run elsewhere; with `patience`, waits until it has none. Jobs that end by themselves may run
+    /// for `deadline`.
     ///
     /// # Errors
     ///
     /// When the host is not there or does not answer; when it still has jobs after `patience` (it goes on draining).
-    pub(crate) async fn drain(&self, host: &HostId, patience: Option<Duration>) -> Result<()> {
+    pub(crate) async fn drain(
+        &self,
+        host: &HostId,
+        deadline: Option<Duration>,
+        patience: Option<Duration>,
+    ) -> Result<()> {
         let state = self.state().await?;
         self.reachable(&state, host)?;
         for sentence in what_if::lacking_without(&state, host)? {
             note(&format!("Beware: {sentence}."));
         }
-        self.set_draining(&state, host, true).await?;
+        let by_ms = deadline.map(|deadline| {
+            let ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+            SystemClock.now_ms().saturating_add(ms)
+        });
+        self.set_drain(&state, host, Some(Drain { by_ms })).await?;
         let Some(patience) = patience else {
             note(&format!(
                 "Host {host} drains; `flynn-host list` shows how many jobs it has left."
@@ -50,28 +63,26 @@ impl Operator {
     /// When the host is not there or does not answer.
     pub(crate) async fn undrain(&self, host: &HostId) -> Result<()> {
         let state = self.state().await?;
-        self.set_draining(&state, host, false).await?;
+        self.set_drain(&state, host, None).await?;
         note(&format!("Host {host} may have jobs again."));
         Ok(())
     }
 
     /// Tells the host, and waits until the cell knows.
-    async fn set_draining(
+    async fn set_drain(
         &self,
         state: &ClusterState,
         host: &HostId,
-        is_draining: bool,
+        drain: Option<Drain>,
     ) -> Result<()> {
         self.reachable(state, host)?;
-        self.host_client(state, host)?
-            .set_draining(is_draining)
-            .await?;
+        self.host_client(state, host)?.set_drain(drain).await?;
         let mut states = self.cluster.watch();
         let known = async {
             while let Some(state) = states.next().await {
                 let state = state?;
                 let known = state.host(host);
-                if known.is_none_or(|known| known.host.is_draining == is_draining) {
+                if known.is_none_or(|known| known.host.is_draining == drain.is_some()) {
                     return Ok(());
                 }
             }

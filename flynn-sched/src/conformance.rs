@@ -86,6 +86,7 @@ macro_rules! cluster_conformance {
             reservations::of_two_concurrent_reservations_of_the_same_room_one_is_refused,
             reservations::of_a_reservation_and_a_start_for_the_same_room_one_is_refused,
             reservations::the_room_of_a_removed_reservation_is_free_again,
+            reservations::who_stays_too_long_gives_way_to_the_holder_and_to_nobody_else,
             hosts::a_host_that_joins_is_listed_with_what_it_says,
             hosts::a_host_that_leaves_is_lost_and_its_jobs_stay_listed,
             hosts::a_dropped_membership_loses_the_host,

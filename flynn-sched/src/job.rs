@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupId, HostId, JobId, JobSpec};
+use crate::{GroupId, HostId, JobId, JobSpec, ReservationId};
 
 /// One placed copy of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,16 @@ pub enum Eviction {
         /// Why, in a few words, such as `to make room for a reservation`; at most [`Eviction::WHY_MAX`] bytes.
         why: String,
     },
+    /// It stops at once: it stayed longer than it was [expected](crate::JobSpec::expected) to, in room that is reserved for
+    /// others who are there now. It is run anew when there is room elsewhere.
+    Overstayed {
+        /// The group that needs its room.
+        by: GroupId,
+        /// The reservation that has begun.
+        reservation: ReservationId,
+        /// When that was found, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
     /// It stops at once: its host is being emptied and does not wait for its end. It is run anew elsewhere, as the same
     /// attempt. Of a gang, the jobs on other hosts go with it.
     Emptying {
@@ -78,6 +88,12 @@ impl fmt::Display for Eviction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Preempted { by, .. } => write!(f, "its room is needed for group {by}"),
+            Self::Overstayed {
+                by, reservation, ..
+            } => write!(
+                f,
+                "it stayed longer than expected in room that reservation {reservation} holds for group {by}"
+            ),
             Self::Moving { why } | Self::Emptying { why } => f.write_str(why),
         }
     }

@@ -78,10 +78,15 @@ impl<'s> Ledger<'s> {
 
     /// Why one more job like this would be too much, in a sentence.
     pub(crate) fn exceeded(&self, spec: &JobSpec) -> Option<String> {
+        self.exceeded_by(spec, 1)
+    }
+
+    /// Why so many more jobs like this would be too much together, in a sentence.
+    pub(crate) fn exceeded_by(&self, spec: &JobSpec, count: u32) -> Option<String> {
         let quota = self.state.quota(&spec.namespace)?;
         match self.used.get(&spec.namespace) {
-            Some(usage) => quota.exceeded(usage, spec),
-            None => quota.exceeded(&self.state.usage(&spec.namespace), spec),
+            Some(usage) => quota.exceeded_by(usage, spec, count),
+            None => quota.exceeded_by(&self.state.usage(&spec.namespace), spec, count),
         }
     }
 
@@ -114,13 +119,26 @@ impl Quota {
     /// Why one more job like this would be too much beside what is used, in a sentence; `None` if it is not.
     #[must_use]
     pub fn exceeded(&self, usage: &Usage, spec: &JobSpec) -> Option<String> {
+        self.exceeded_by(usage, spec, 1)
+    }
+
+    /// Why so many more jobs like this would be too much together beside what is used, in a sentence; `None` if they are
+    /// not.
+    #[must_use]
+    pub fn exceeded_by(&self, usage: &Usage, spec: &JobSpec, count: u32) -> Option<String> {
+        let times = u64::from(count);
         let over = |used: u64, more: u64, limit: Option<u64>| {
+            let more = more.saturating_mul(times);
             limit.filter(|limit| more > 0 && used.checked_add(more).is_none_or(|sum| sum > *limit))
         };
         let (used, more) = (&usage.resources, &spec.request);
         let say = |what: &str, used: u64, limit: u64| {
+            let wanted = match count {
+                0 | 1 => String::new(),
+                count => format!(" and {count} jobs at once need more"),
+            };
             format!(
-                "the quota of namespace {} is {limit} {what}, {used} is used: raise it or stop something",
+                "the quota of namespace {} is {limit} {what}, {used} is used{wanted}: raise it or stop something",
                 self.namespace
             )
         };

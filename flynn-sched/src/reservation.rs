@@ -21,8 +21,11 @@
 //!   is taken to stay for ever, and so is one that should have ended already.
 //!
 //! The holder's jobs use the reserved room, and what they use already counts against it: a reservation says what they
-//! *together* are to find on the host. A reservation does not start or stop anything, and holds no ports.
+//! *together* are to find on the host. A reservation does not start or stop anything by itself, and holds no ports. When
+//! its holder comes and somebody is still in the room who should have ended, the schedulers here make that one go:
+//! [`reclaim`] says whom.
 
+mod overdue;
 mod planner;
 mod timeline;
 
@@ -32,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterState, GroupId, HostId, JobSpec, Jobs, Named, ReservationId, Resources};
 
+pub use overdue::{Reclaimed, reclaim};
 pub use planner::{ReservationRequest, Unreservable, reserve};
 
 pub(crate) use timeline::Timeline;

@@ -14,6 +14,7 @@ mod making_room;
 mod omni;
 mod progress;
 mod rebalance;
+mod reclaiming;
 mod replicas;
 mod retention;
 mod roster;

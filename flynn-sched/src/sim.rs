@@ -476,12 +476,9 @@ fn summary(change: &Change) -> String {
         } => format!("preempt {job} for {by}"),
         Change::Evict {
             job,
-            why: Eviction::Emptying { why },
-        } => format!("evict {job}: {why}"),
-        Change::Evict {
-            job,
             why: Eviction::Moving { why },
         } => format!("move {job}: {why}"),
+        Change::Evict { job, why } => format!("evict {job}: {why}"),
         Change::Remove(id) => format!("remove {id}"),
         Change::PutGroup(group) => format!("group {} is {:?}", group.id, group.kind),
         Change::RemoveGroup(id) => format!("remove group {id}"),

@@ -113,7 +113,8 @@ pub enum Change {
     /// own group is not strictly less important; when the job is of the system and the group it is made for is not; and
     /// when the [`Budget`](crate::Budget) of the job's group does not allow it. Emptying a host is refused when that budget
     /// does not allow it, and when the host (for a gang: that of each of its jobs) neither drains by a set time nor has a
-    /// taint that drives the job out. A move is refused to jobs of batches and gangs.
+    /// taint that drives the job out; so is an eviction of who overstayed, where the reservation is not active or not its
+    /// group's, or the job should not have ended by then, is in room of its own, or is of the system. A move is refused to jobs of batches and gangs.
     Evict {
         /// The job.
         job: JobId,

@@ -1,12 +1,13 @@
 //! What [`Cluster`](crate::Cluster) promises about reservations.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future;
 
 use crate::{
-    Claim, Jobs, Named, Reservation, ReservationId, Transaction,
-    conformance::{Fixture, group_id, host, host_id, job, join, memory},
+    Claim, Eviction, Group, GroupKind, Job, JobSpec, Jobs, Named, Reservation, ReservationId,
+    Transaction,
+    conformance::{Fixture, group, group_id, host, host_id, job, job_id, join, memory},
     transaction::Change,
 };
 
@@ -131,4 +132,65 @@ pub async fn the_room_of_a_removed_reservation_is_free_again(cell: Fixture) {
     let committed = cell.cluster.commit(free).await.unwrap();
     assert_eq!(committed.refused, vec![]);
     assert_eq!(committed.state.reservations_on(&host_id("a")).count(), 0);
+}
+
+/// Who stays too long in reserved room gives way to its holder, once the reservation has begun, and to nobody else.
+pub async fn who_stays_too_long_gives_way_to_the_holder_and_to_nobody_else(cell: Fixture) {
+    let _member = join(&cell, host("a", 100)).await;
+    let state = cell.cluster.snapshot().await.unwrap();
+    let lent = |id: &str, expected: Option<Duration>| {
+        let job = job(id, "guests", "a", 40);
+        let spec = JobSpec {
+            expected,
+            ..(*job.spec).clone()
+        };
+        Job {
+            spec: spec.into(),
+            placed_at_ms: 0,
+            ..job
+        }
+    };
+    let minute = Duration::from_secs(60);
+    let write = Transaction::on(&state)
+        .put_group(group("g", 1))
+        .put_group(Group {
+            kind: GroupKind::Batch {
+                count: 2,
+                retries: 0,
+            },
+            ..group("guests", 2)
+        })
+        .put_group(group("strangers", 1))
+        .start(lent("late", Some(minute)))
+        .start(lent("stays", None))
+        .with(put(Reservation {
+            from_ms: 70_000,
+            until_ms: 90_000,
+            ..reservation("r", "g", "a", 60)
+        }));
+    let committed = cell.cluster.commit(write).await.unwrap();
+    assert_eq!(committed.refused, vec![]);
+    let overstayed = |by: &str, at_ms| Eviction::Overstayed {
+        by: group_id(by),
+        reservation: ReservationId::parse("r").unwrap(),
+        at_ms,
+    };
+    let wrong = [
+        ("stays", "g", 80_000),
+        ("late", "strangers", 80_000),
+        ("late", "gone", 80_000),
+        ("late", "g", 69_999),
+        ("late", "g", 90_000),
+    ];
+    for (id, by, at_ms) in wrong {
+        let evict = Transaction::on(&committed.state).evict(job_id(id), overstayed(by, at_ms));
+        let committed = cell.cluster.commit(evict).await.unwrap();
+        assert_eq!(committed.refused.len(), 1, "{id} for {by} at {at_ms}");
+    }
+    let evict = Transaction::on(&committed.state).evict(job_id("late"), overstayed("g", 70_000));
+    let state = cell.cluster.commit(evict).await.unwrap().state;
+    let late = state.job(&job_id("late")).unwrap();
+    assert!(late.is_stopping);
+    assert_eq!(late.evicted, Some(overstayed("g", 70_000)));
+    assert!(!state.job(&job_id("stays")).unwrap().is_stopping);
 }

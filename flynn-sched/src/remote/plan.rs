@@ -297,6 +297,17 @@ impl Planner<'_> {
                     self.guard(&mut step, by);
                 } else if let (Some(group), Eviction::Emptying { .. }) = (&group, why) {
                     self.emptying(&mut step, group, job);
+                } else if let (
+                    Some(group),
+                    Eviction::Overstayed {
+                        by, reservation, ..
+                    },
+                ) = (&group, why)
+                {
+                    self.overstayed(&mut step, group, job);
+                    step.expect(self.mirror, CellKey::Reservation(reservation.clone()));
+                    step.expect(self.mirror, CellKey::Group(by.clone()));
+                    self.guard(&mut step, by);
                 }
                 group
             }
@@ -385,6 +396,15 @@ impl Planner<'_> {
         let mut all = state.job(job).into_iter().chain(state.jobs_of(group));
         if let Some(pressed) = all.find(|job| state.is_pressed(job)) {
             step.expect(self.mirror, CellKey::Host(pressed.host.clone()));
+        }
+    }
+
+    /// The budget rests on the group and its placements, and that it has no room of its own on what is reserved there.
+    fn overstayed(&self, step: &mut Chunk, group: &GroupId, job: &JobId) {
+        step.expect(self.mirror, CellKey::Group(group.clone()));
+        step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
+        if let Some(job) = self.mirror.state.job(job) {
+            step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Claim, ClusterState, GroupId, HostState, JobSpec, Jobs, Named, Reservation, ReservationId,
+    Claim, ClusterState, GroupId, HostState, Job, JobSpec, Jobs, Named, Reservation, ReservationId,
     Resources,
 };
 
@@ -114,6 +114,7 @@ pub(crate) struct Timeline<'s> {
 /// A job and when it is expected to be gone.
 #[derive(Debug)]
 struct Stay<'s> {
+    job: &'s Job,
     group: &'s GroupId,
     spec: &'s JobSpec,
     until_ms: u64,
@@ -146,6 +147,7 @@ impl<'s> Timeline<'s> {
         let jobs = live.map(|job| {
             let end = end_ms(job.placed_at_ms, &job.spec);
             Stay {
+                job,
                 group: &job.group,
                 spec: &job.spec,
                 until_ms: if end > now_ms { end } else { u64::MAX },
@@ -166,6 +168,27 @@ impl<'s> Timeline<'s> {
     pub(crate) fn without(mut self, id: &ReservationId) -> Self {
         self.claims.retain(|(reservation, _)| reservation.id != *id);
         self
+    }
+
+    /// As if these jobs were not there.
+    pub(super) fn without_jobs(mut self, is_gone: &dyn Fn(&Job) -> bool) -> Self {
+        self.jobs.retain(|stay| !is_gone(stay.job));
+        self
+    }
+
+    /// What is held for jobs of `group` at this time, and not used yet.
+    pub(super) fn held_for(&self, group: &GroupId, at_ms: u64) -> Amounts<'s> {
+        let moment = self.at(at_ms);
+        let own = moment
+            .holdings
+            .iter()
+            .filter(|holding| holding.holder.matches(group));
+        own.fold(Amounts::default(), |sum, holding| sum.plus(&holding.held()))
+    }
+
+    /// What no job uses at this time, whoever it is held for.
+    pub(super) fn free_at(&self, at_ms: u64) -> Amounts<'s> {
+        self.whole.clone().minus(&self.at(at_ms).jobs)
     }
 
     /// The reservations that hold room on the host now or later.

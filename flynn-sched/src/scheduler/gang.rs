@@ -1,6 +1,7 @@
 //! Jobs that start together or not at all.
 
 mod moving;
+mod room;
 mod start;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -62,9 +62,14 @@ impl<'s> Hold<'s> {
     }
 }
 
-/// The order in which gangs get their turn to hold hosts.
+/// The order in which gangs get their turn: the more important first, of those the one that has waited for longer. One
+/// that has not been tried yet has not waited.
 pub(super) fn turn<'g>(group: &'g Group, status: &GroupStatus) -> (Reverse<u8>, u64, &'g GroupId) {
-    (Reverse(group.priority), status.since_ms, &group.id)
+    let since_ms = match status.blocked {
+        Some(_) => status.since_ms,
+        None => u64::MAX,
+    };
+    (Reverse(group.priority), since_ms, &group.id)
 }
 
 /// The hosts to keep for a gang: those it holds already if it would fit there in the end, or others; none if it would

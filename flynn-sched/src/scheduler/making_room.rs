@@ -257,9 +257,12 @@ impl Seats {
     }
 }
 
-/// Was it told to go for something more important?
+/// Was it told to go because its room is somebody else's?
 pub(super) fn was_preempted(job: &Job) -> bool {
-    matches!(job.evicted, Some(Eviction::Preempted { .. }))
+    matches!(
+        job.evicted,
+        Some(Eviction::Preempted { .. } | Eviction::Overstayed { .. })
+    )
 }
 
 /// How long nobody else is preempted for a job that does not fit where room has been made for it.

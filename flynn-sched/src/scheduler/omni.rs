@@ -69,7 +69,12 @@ pub(super) fn schedule(
             let board = round.board_for(group);
             let tally = tally.get_or_insert_with(|| board.tally(state, &group.id));
             if let Err((_, lack)) = scheduler.placer.place_on(id, &need, board, tally) {
-                let why = format!("host {id}: {}", lack.why);
+                let mut why = format!("host {id}: {}", lack.why);
+                let told = (&mut changes, &mut why);
+                if round.reclaim(group, Some(id), wanted - n, told, context) == wanted - n {
+                    blocked.get_or_insert(why);
+                    break;
+                }
                 let patient = displaced.min(wanted - n);
                 displaced -= patient;
                 let preemptor = scheduler.preemptor.as_ref();

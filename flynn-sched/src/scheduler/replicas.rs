@@ -119,9 +119,13 @@ impl Starting<'_, '_> {
         (wanted, None)
     }
 
-    /// Preempts what is less important for jobs that no host can take; says why they are not placed.
-    fn make_room(&mut self, lacking: usize, why: String, context: &Context<'_>) -> String {
+    /// Frees what is reserved for jobs that no host can take, or preempts what is less important; says why they are not
+    /// placed.
+    fn make_room(&mut self, lacking: usize, mut why: String, context: &mut Context<'_>) -> String {
         let (group, roster) = (self.group, self.roster);
+        let told = (&mut *self.changes, &mut why);
+        let coming = self.round.reclaim(group, None, lacking, told, context);
+        let lacking = lacking - coming;
         let Some(preemptor) = self.scheduler.preemptor.as_ref() else {
             self.seats.limit(0);
             return why;

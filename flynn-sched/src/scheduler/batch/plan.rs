@@ -179,7 +179,7 @@ impl<'s> Plan<'s> {
         mut self,
         scheduler: &BatchScheduler,
         round: &mut Round<'_>,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) {
         self.make_room(scheduler, round, context);
         let Self {
@@ -213,21 +213,26 @@ impl<'s> Plan<'s> {
         round.propose(group, changes);
     }
 
-    /// Preempts what is less important for jobs that no host can take.
+    /// Frees what is reserved for jobs that no host can take, or preempts what is less important.
     fn make_room(
         &mut self,
         scheduler: &BatchScheduler,
         round: &mut Round<'_>,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) {
+        let mut missing = usize::try_from(self.missing).unwrap_or(usize::MAX);
+        if let Some(why) = self.blocked.as_mut().filter(|_| self.lacks_room) {
+            let told = (&mut self.changes, why);
+            missing -= round.reclaim(self.group, None, missing, told, context);
+        }
         let preemptor = scheduler.preemptor.as_ref();
         let preemptor = preemptor.filter(|preemptor| preemptor.serves(self.group));
         let Some(preemptor) = preemptor.filter(|_| self.lacks_room) else {
             self.seats.limit(0);
             return;
         };
-        let wanted = self.missing.saturating_sub(self.progress.displaced());
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let displaced = usize::try_from(self.progress.displaced()).unwrap_or(usize::MAX);
+        let wanted = missing.saturating_sub(displaced);
         self.seats.limit(wanted);
         let making = &mut round.making_room;
         let (evictions, no) = making.make_room(

@@ -10,26 +10,40 @@ use crate::{
     transaction::Change,
 };
 
+/// Why a gang is not started.
+#[derive(Debug)]
+enum Short {
+    /// It is not room that lacks.
+    Barred(String),
+    /// Only `fit` of its jobs have room at once.
+    NoRoom { fit: u32, why: String },
+}
+
 impl GangScheduler {
-    /// The transaction that starts all of a gang, or what keeps it from fitting.
+    /// The transaction that starts all of a gang, or what keeps it from that.
     fn start(
         &self,
         round: &mut Round<'_>,
         group: &Arc<Group>,
         count: u32,
         context: &mut Context<'_>,
-    ) -> Result<Transaction, String> {
+    ) -> Result<Transaction, Short> {
         let state = round.state;
         if let Some((version, why)) = self.impossible.get(&group.id)
             && *version == state.group_version(&group.id)
         {
-            return Err(format!("its {count} jobs cannot be started at once: {why}"));
+            return Err(Short::Barred(format!(
+                "its {count} jobs cannot be started at once: {why}"
+            )));
         }
         if count > Self::MAX_MEMBERS {
             let most = Self::MAX_MEMBERS;
-            return Err(format!(
+            return Err(Short::Barred(format!(
                 "a gang of {count} jobs is too large: use at most {most}"
-            ));
+            )));
+        }
+        if let Some(why) = round.ledger.exceeded_by(&group.spec, count) {
+            return Err(Short::Barred(why));
         }
         let need = Need::new(&group.id, &group.spec).at(context.now_ms());
         let board = round.board_for(group);
@@ -38,7 +52,11 @@ impl GangScheduler {
         let hosts = placed.map_err(|short| {
             round.discard_board();
             let why = round.reason(group, short.why);
-            format!("only {} of {count} fit at once: {why}", short.fit)
+            let fit = short.fit;
+            Short::NoRoom {
+                why: format!("only {fit} of {count} fit at once: {why}"),
+                fit,
+            }
         })?;
         let status = round.status(group);
         let attempt = number(status.forgotten.first().copied().unwrap_or_default());
@@ -58,8 +76,8 @@ impl GangScheduler {
         Ok(std::mem::take(&mut round.transaction).all_or_nothing())
     }
 
-    /// Starts the first of the gangs that fits, in the order of their turns; notes why the others do not, and keeps
-    /// hosts for the first of those that has waited for long.
+    /// Starts the first of the gangs that fits, in the order of their turns; makes room for the others where it may,
+    /// notes why they are not started, and keeps hosts for the first of those that has waited for long.
     pub(super) fn start_first(
         &self,
         round: &mut Round<'_>,
@@ -71,11 +89,16 @@ impl GangScheduler {
             hold::turn(a, &round.status(a)).cmp(&hold::turn(b, &round.status(b)))
         });
         let mut can_hold = true;
-        let mut notes = Vec::new();
+        let mut proposals = Vec::new();
         for (group, count) in due {
-            let why = match self.start(round, group, count, context) {
+            let mut changes = Vec::new();
+            let (why, fit) = match self.start(round, group, count, context) {
                 Ok(transaction) => return Some(transaction),
-                Err(why) => why,
+                Err(Short::Barred(why)) => (why, None),
+                Err(Short::NoRoom { fit, mut why }) => {
+                    changes = self.reclaim_all(round, group, (count, fit), &mut why, context);
+                    (why, Some(fit))
+                }
             };
             let present = round.status(group);
             let mut status = GroupStatus {
@@ -92,14 +115,15 @@ impl GangScheduler {
             let hold_ms = since_ms.saturating_add(millis(self.hold_after));
             if context.now_ms() < hold_ms {
                 context.wake_at(hold_ms);
-            } else if can_hold && count <= Self::MAX_MEMBERS {
+            } else if can_hold && fit.is_some() {
                 status.held = hold::plan(&self.placer, state, group, count, &present.held);
                 can_hold = status.held.is_empty();
             }
-            notes.push((group, round.note(group, status, context.now_ms())));
+            changes.extend(round.note(group, status, context.now_ms()));
+            proposals.push((group, changes));
         }
-        for (group, note) in notes {
-            round.propose(group, note.into_iter().collect());
+        for (group, changes) in proposals {
+            round.propose(group, changes);
         }
         None
     }

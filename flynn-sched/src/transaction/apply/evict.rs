@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Budget, Eviction, Group, GroupId, GroupKind, Job, JobId, Partition};
+use crate::{Budget, Eviction, Group, GroupId, GroupKind, Job, JobId, Partition, ReservationId};
 
 use super::{Applying, No};
 
@@ -29,6 +29,11 @@ impl Applying<'_> {
             }
             Eviction::Moving { .. } => self.may_move(&job)?,
             Eviction::Emptying { .. } => self.empty(&job)?,
+            Eviction::Overstayed {
+                by,
+                reservation,
+                at_ms,
+            } => self.overstay(&job, by, reservation, *at_ms)?,
         }
         let evicted = Job {
             is_stopping: why.is_at_once(),
@@ -72,6 +77,50 @@ impl Applying<'_> {
             ));
         }
         self.take_from(&group, job)
+    }
+
+    /// Must the job give way to this group, whose reservation it is in the way of? If so, its group's budget is one less.
+    fn overstay(
+        &mut self,
+        job: &Job,
+        by: &GroupId,
+        reservation: &ReservationId,
+        at_ms: u64,
+    ) -> Result<(), No> {
+        self.open(by)?;
+        let Some(holder) = self.state.group(by) else {
+            return Err(No::group(by, "it is gone, and needs no room"));
+        };
+        let known = self.state.reservation(reservation);
+        let Some(known) = known.filter(|known| known.holder.matches(by)) else {
+            return Err(No::conflict(
+                &job.host,
+                format!("no reservation {reservation} holds room for group {by}"),
+            ));
+        };
+        if !self.state.has_overstayed(job, known, at_ms) {
+            return Err(No::conflict(
+                &job.host,
+                format!(
+                    "job {} is not in the way of reservation {reservation} at {at_ms} ms after its expected end",
+                    job.id
+                ),
+            ));
+        }
+        let is_protected =
+            job.spec.partition == Partition::System && holder.spec.partition != Partition::System;
+        if is_protected {
+            return Err(No::conflict(
+                &job.host,
+                format!(
+                    "job {} is of the system and does not give way to others",
+                    job.id
+                ),
+            ));
+        }
+        // Without a group it is to stop anyway.
+        let group = self.state.group(&job.group).cloned();
+        group.map_or(Ok(()), |group| self.take_from(&group, job))
     }
 
     /// A job that runs to its end is not moved: the one in its place would do the same work beside it.

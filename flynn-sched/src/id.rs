@@ -1,6 +1,6 @@
 //! Identities, parsed once at the edge.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident ($what:literal, $max:literal, $allowed:expr, $why:literal);)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name {
             /// The first bytes of the text. They decide most comparisons without a look at the text, which lies
@@ -41,6 +41,25 @@ macro_rules! ids {
             }
         }
 
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.cmp(other).is_eq()
+            }
+        }
+        impl Eq for $name {}
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                match self.head.cmp(&other.head) {
+                    Ordering::Equal => compare(&self.text, &other.text),
+                    other => other,
+                }
+            }
+        }
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.text
@@ -113,14 +132,26 @@ impl Default for Namespace {
     }
 }
 
+/// Compares texts with equal heads, and looks at them only if it must: a copy of an id shares its text, and a text that is
+/// no longer than its head is all in it.
+fn compare(a: &Arc<str>, b: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(a, b) || a.len().max(b.len()) <= HEAD {
+        // The shorter of two with equal heads would have a zero in its own, and no text has one.
+        return Ordering::Equal;
+    }
+    a.cmp(b)
+}
+
 /// The first eight bytes as a number, the first being the most significant; zeros where there are fewer.
 fn head(text: &str) -> u64 {
-    let mut head = [0; 8];
+    let mut head = [0; HEAD];
     for (to, from) in head.iter_mut().zip(text.bytes()) {
         *to = from;
     }
     u64::from_be_bytes(head)
 }
+
+const HEAD: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -53,6 +53,14 @@ impl Constraint {
         }
     }
 
+    /// Is it about the host as such, and not about other jobs?
+    pub(crate) fn is_of_hosts(&self) -> bool {
+        !matches!(
+            self,
+            Self::DistinctHosts | Self::Near { .. } | Self::Apart { .. }
+        )
+    }
+
     /// What `host` lacks to meet it, in a sentence fragment.
     #[must_use]
     pub fn lack(&self, host: &Host) -> String {

@@ -173,11 +173,24 @@ pub trait Filter: fmt::Debug + Send + Sync {
         Reads::Everything
     }
 
+    /// Could it keep any host from such a job? Asked once for many hosts: where the answer is no,
+    /// [`admits`](Self::admits) is taken to be true of all of them. It may look at what `admits` may look at of the need.
+    fn concerns(&self, need: &Need<'_>) -> bool {
+        let _ = need;
+        true
+    }
+
     /// Can the host take the job? Called for many hosts, so it should be cheap.
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool;
 
     /// What a host that was not admitted lacks.
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack;
+
+    /// The distance of what it [lacks](Self::lack). Asked of many hosts, where words are only wanted of the nearest: worth
+    /// its own code where finding the words is slow.
+    fn distance(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+        self.lack(need, candidate).distance
+    }
 }
 
 /// What a host lacks.

@@ -28,6 +28,8 @@ pub struct Board {
     /// Changes with every refresh: tallies of before are counted anew.
     pub(super) epoch: u64,
     slots: Vec<Slot>,
+    /// The hosts' ids: beside each other, because whoever places a job asks for one.
+    ids: Vec<HostId>,
     by_id: HashMap<HostId, usize>,
     atlas: Atlas,
     pub(super) claims: Claims,
@@ -40,17 +42,19 @@ pub struct Board {
     usage: BTreeMap<Namespace, Usage>,
 }
 
+/// What most searches look at comes first, and fills one line of a processor's cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Slot {
-    pub(super) host: Arc<Host>,
-    pub(super) is_lost: bool,
     pub(super) room: Resources,
     pub(super) promised: Resources,
+    pub(super) host: Arc<Host>,
+    pub(super) jobs: u32,
+    pub(super) is_lost: bool,
+    is_claimed: bool,
     pub(super) promised_named: Named,
-    pub(super) jobs: usize,
     /// The ports of those of its jobs that insist on ports.
     pub(super) with_ports: Vec<Arc<JobSpec>>,
-    is_claimed: bool,
 }
 
 /// Which slots changed: the last changes in order, and of each slot when it changed last.
@@ -61,6 +65,8 @@ pub(super) struct Changes {
     last: VecDeque<u32>,
     /// By slot.
     changed: Vec<u64>,
+    /// When any did what the next says.
+    last_described: u64,
     /// By slot, when it changed not only what is promised but also what the host says of itself.
     described: Vec<u64>,
 }
@@ -99,6 +105,11 @@ impl Changes {
             .collect()
     }
 
+    /// Has any host said something new of itself since?
+    pub(super) fn any_described_since(&self, then: u64) -> bool {
+        self.last_described > then
+    }
+
     /// Has the host said something new of itself since?
     pub(super) fn is_described_since(&self, slot: usize, then: u64) -> bool {
         self.described[slot] > then
@@ -109,6 +120,7 @@ impl Changes {
         self.changed[slot] = self.now;
         if is_described_anew {
             self.described[slot] = self.now;
+            self.last_described = self.now;
         }
         if self.last.len() >= Self::LAST {
             self.last.pop_front();
@@ -128,6 +140,7 @@ impl Board {
             .enumerate()
             .map(|(n, slot)| (slot.host.id.clone(), n))
             .collect();
+        let ids = slots.iter().map(|slot| slot.host.id.clone()).collect();
         let mut holders = BTreeMap::new();
         for slot in &slots {
             hold(&mut holders, &slot.host);
@@ -137,6 +150,7 @@ impl Board {
             epoch: EPOCHS.fetch_add(1 << 32, Ordering::Relaxed),
             changes: Changes::of(slots.len()),
             slots,
+            ids,
             by_id,
             atlas: Atlas::default(),
             claims: Claims::on(state),
@@ -273,6 +287,10 @@ impl Board {
         self.by_id.get(host).copied()
     }
 
+    pub(super) fn id(&self, slot: usize) -> &HostId {
+        &self.ids[slot]
+    }
+
     pub(super) fn host(&self, slot: usize) -> &Host {
         &self.slots[slot].host
     }
@@ -308,7 +326,7 @@ impl Board {
         if !spec.named.is_empty() {
             slot.promised_named.add(&spec.named);
         }
-        slot.jobs += 1;
+        slot.jobs = slot.jobs.saturating_add(1);
         if has_fixed_ports(spec) {
             slot.with_ports.push(ports_of(spec));
         }
@@ -316,8 +334,7 @@ impl Board {
             usage.add(spec);
         }
         self.change(at, false);
-        let host = &self.slots[at].host.id;
-        self.claims.add(at, host, spec, tally);
+        self.claims.add(at, &self.ids[at], spec, tally);
         tally.claim(self, at, spec, 1);
     }
 
@@ -346,8 +363,7 @@ impl Board {
             usage.sub(spec);
         }
         self.change(at, false);
-        let host = &self.slots[at].host.id;
-        self.claims.sub(at, host, spec, tally);
+        self.claims.sub(at, &self.ids[at], spec, tally);
         tally.claim(self, at, spec, -1);
     }
 
@@ -379,7 +395,7 @@ impl Slot {
             room: host.host.allocatable(),
             promised: host.promised,
             promised_named: host.promised_named.clone(),
-            jobs: host.jobs.len(),
+            jobs: number(host.jobs.len()),
             with_ports,
             host: Arc::clone(&host.host),
             is_claimed: false,

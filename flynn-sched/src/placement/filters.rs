@@ -2,7 +2,7 @@
 
 use crate::{
     Constraint, Domain, Taint, TaintEffect,
-    placement::{Candidate, Filter, Lack, Need, Reads},
+    placement::{Candidate, Filter, Lack, Need, Reads, places::number},
 };
 
 /// The host is alive, healthy and not draining.
@@ -23,13 +23,24 @@ impl Filter for Schedulable {
         !candidate.is_lost && !host.is_draining && host.unhealthy.is_none()
     }
 
-    fn lack(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
-        let (why, distance) = match &candidate.host.unhealthy {
-            _ if candidate.is_lost => ("is lost".to_owned(), 3.0),
-            Some(why) => (format!("is unhealthy: {why}"), 2.0),
-            None => ("is draining".to_owned(), 1.0),
+    fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
+        let why = match &candidate.host.unhealthy {
+            _ if candidate.is_lost => "is lost".to_owned(),
+            Some(why) => format!("is unhealthy: {why}"),
+            None => "is draining".to_owned(),
         };
-        Lack { why, distance }
+        Lack {
+            why,
+            distance: self.distance(need, candidate),
+        }
+    }
+
+    fn distance(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+        match &candidate.host.unhealthy {
+            _ if candidate.is_lost => 3.0,
+            Some(_) => 2.0,
+            None => 1.0,
+        }
     }
 }
 
@@ -55,8 +66,12 @@ impl Filter for Taints {
             why: untolerated(need, candidate).map_or_else(String::new, |taint| {
                 format!("has the taint {taint}, which the job does not tolerate")
             }),
-            distance: 1.0,
+            distance: self.distance(need, candidate),
         }
+    }
+
+    fn distance(&self, _: &Need<'_>, _: &Candidate<'_>) -> f64 {
+        1.0
     }
 }
 
@@ -78,6 +93,10 @@ impl Filter for Constraints {
         Reads::Host
     }
 
+    fn concerns(&self, need: &Need<'_>) -> bool {
+        need.spec.constraints.iter().any(Constraint::is_of_hosts)
+    }
+
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
         need.spec
             .constraints
@@ -86,17 +105,24 @@ impl Filter for Constraints {
     }
 
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
-        let unmet = need
-            .spec
-            .constraints
-            .iter()
-            .filter(|constraint| !constraint.admits(candidate.host));
-        let lacks: Vec<String> = unmet.map(|c| c.lack(candidate.host)).collect();
+        let lacks: Vec<String> = unmet(need, candidate)
+            .map(|constraint| constraint.lack(candidate.host))
+            .collect();
         Lack {
-            distance: f64::from(u32::try_from(lacks.len()).unwrap_or(u32::MAX)),
             why: lacks.join(" and "),
+            distance: self.distance(need, candidate),
         }
     }
+
+    fn distance(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+        f64::from(number(unmet(need, candidate).count()))
+    }
+}
+
+/// The constraints that the host as such does not meet.
+fn unmet<'n>(need: &Need<'n>, candidate: &Candidate<'_>) -> impl Iterator<Item = &'n Constraint> {
+    let constraints = need.spec.constraints.iter();
+    constraints.filter(|constraint| !constraint.admits(candidate.host))
 }
 
 /// In the host's rack, zone or tag are the jobs that the job must be near to, and none that it must be apart from or that
@@ -121,6 +147,10 @@ impl Filter for NearAndApart {
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
         misplacement(need, candidate, is_wider_than_host)
     }
+
+    fn distance(&self, _: &Need<'_>, _: &Candidate<'_>) -> f64 {
+        MISPLACED
+    }
 }
 
 /// On the host are the jobs that the job must be near to, and none that it must be apart from or that must be apart from
@@ -143,6 +173,10 @@ impl Filter for NearAndApartOnHosts {
 
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
         misplacement(need, candidate, is_host)
+    }
+
+    fn distance(&self, _: &Need<'_>, _: &Candidate<'_>) -> f64 {
+        MISPLACED
     }
 }
 
@@ -177,8 +211,14 @@ fn misplacement(need: &Need<'_>, candidate: &Candidate<'_>, is_meant: fn(&Domain
             need.group
         ),
     };
-    Lack { why, distance: 1.0 }
+    Lack {
+        why,
+        distance: MISPLACED,
+    }
 }
+
+/// How far a host is from being the right place; there is no being nearer to it.
+const MISPLACED: f64 = 1.0;
 
 /// Where the job asks for it, the host has no other job of its group.
 #[derive(Debug, Clone, Copy)]
@@ -193,6 +233,10 @@ impl Filter for DistinctHosts {
         Reads::Group
     }
 
+    fn concerns(&self, need: &Need<'_>) -> bool {
+        need.spec.constraints.contains(&Constraint::DistinctHosts)
+    }
+
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
         candidate.group_jobs == 0 || !need.spec.constraints.contains(&Constraint::DistinctHosts)
     }
@@ -200,8 +244,12 @@ impl Filter for DistinctHosts {
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
         Lack {
             why: format!("has a job of group {} already", need.group),
-            distance: f64::from(candidate.group_jobs),
+            distance: self.distance(need, candidate),
         }
+    }
+
+    fn distance(&self, _: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+        f64::from(candidate.group_jobs)
     }
 }
 
@@ -218,6 +266,10 @@ impl Filter for FixedPorts {
         Reads::Load
     }
 
+    fn concerns(&self, need: &Need<'_>) -> bool {
+        need.spec.fixed_ports().next().is_some()
+    }
+
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
         candidate.port_clash(need.spec).is_none()
     }
@@ -226,8 +278,12 @@ impl Filter for FixedPorts {
         let port = candidate.port_clash(need.spec).unwrap_or_default();
         Lack {
             why: format!("port {port} is taken"),
-            distance: 1.0,
+            distance: self.distance(need, candidate),
         }
+    }
+
+    fn distance(&self, _: &Need<'_>, _: &Candidate<'_>) -> f64 {
+        1.0
     }
 }
 
@@ -249,14 +305,18 @@ impl Filter for FreeResources {
     }
 
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
-        let missing = need.spec.request.saturating_sub(&candidate.free);
         Lack {
             why: candidate
                 .free
                 .shortage(&need.spec.request)
                 .unwrap_or_default(),
-            distance: missing.dominant_share(&need.spec.request),
+            distance: self.distance(need, candidate),
         }
+    }
+
+    fn distance(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> f64 {
+        let missing = need.spec.request.saturating_sub(&candidate.free);
+        missing.dominant_share(&need.spec.request)
     }
 }
 
@@ -273,6 +333,10 @@ impl Filter for NamedResources {
         Reads::Load
     }
 
+    fn concerns(&self, need: &Need<'_>) -> bool {
+        !need.spec.named.is_empty()
+    }
+
     fn admits(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
         need.spec.named.is_empty() || candidate.has_named(need.spec)
     }
@@ -280,7 +344,11 @@ impl Filter for NamedResources {
     fn lack(&self, need: &Need<'_>, candidate: &Candidate<'_>) -> Lack {
         Lack {
             why: candidate.named_shortage(need.spec).unwrap_or_default(),
-            distance: 1.0,
+            distance: self.distance(need, candidate),
         }
+    }
+
+    fn distance(&self, _: &Need<'_>, _: &Candidate<'_>) -> f64 {
+        1.0
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         Board, Candidate, Need, Placer, Reads, Tally,
         placer::Stage,
         places::{Layout, number},
+        plan::Plan,
         scores::items,
         tournament::{Key, Tournament},
     },
@@ -42,7 +43,7 @@ pub(super) struct Shape {
 #[derive(Debug, Default)]
 pub(super) struct Indexes {
     entries: Vec<Entry>,
-    /// Shapes that were placed once.
+    /// Shapes that were placed once since there is no room for more.
     seen: Vec<Arc<Shape>>,
     uses: u64,
 }
@@ -59,10 +60,12 @@ struct Entry {
 pub(super) struct Index {
     /// How many changes of the board are in it.
     synced: u64,
-    /// What hosts are worth by what they say of themselves; `None` if that rules them out. By slot.
-    described: Vec<Option<i64>>,
+    /// What hosts are worth by what they say of themselves; [`RULED_OUT`] if that rules them out. By slot.
+    described: Vec<i64>,
     pub(super) tree: Tournament,
     overlay: Overlay,
+    /// Empty; kept for its room.
+    keys: Vec<Key>,
 }
 
 /// The hosts that are in the tree as they are for one group.
@@ -91,7 +94,7 @@ impl Shape {
             constraints: spec
                 .constraints
                 .iter()
-                .filter(|constraint| is_of_hosts(constraint))
+                .filter(|constraint| constraint.is_of_hosts())
                 .cloned()
                 .collect(),
             tolerations: spec.tolerations.clone(),
@@ -120,13 +123,6 @@ impl Shape {
     }
 }
 
-fn is_of_hosts(constraint: &Constraint) -> bool {
-    !matches!(
-        constraint,
-        Constraint::DistinctHosts | Constraint::Near { .. } | Constraint::Apart { .. }
-    )
-}
-
 fn fixed_ports(spec: &JobSpec) -> &[Port] {
     if spec.fixed_ports().next().is_some() {
         &spec.ports
@@ -139,8 +135,8 @@ impl Indexes {
     /// How many shapes are remembered.
     const BOUND: usize = 256;
 
-    /// Where the index of the tally's shape is, if there is one or it is worth making one: when the shape comes up for
-    /// the second time, or when `is_many` are to be placed.
+    /// Where the index of the tally's shape is, if there is one or it is worth making one: when there is room for another,
+    /// when the shape comes up for the second time, or when `is_many` are to be placed.
     pub(super) fn find(&mut self, tally: &mut Tally, is_many: bool) -> Option<usize> {
         self.uses += 1;
         let plan = tally.plan.as_mut()?;
@@ -153,7 +149,7 @@ impl Indexes {
                 Some(found) => found,
                 None => {
                     let seen = self.seen.iter().position(|seen| seen == shape);
-                    if seen.is_none() && !is_many {
+                    if seen.is_none() && !is_many && self.entries.len() >= Self::BOUND {
                         if self.seen.len() >= Self::BOUND {
                             self.seen.remove(0);
                         }
@@ -200,19 +196,20 @@ impl Indexes {
 impl Index {
     pub(super) fn of(placer: &Placer, need: &Need<'_>, board: &Board, tally: &Tally) -> Self {
         let plan = tally.planned();
-        let described: Vec<Option<i64>> = (0..board.len())
+        let described: Vec<i64> = (0..board.len())
             .map(|slot| described(placer, need, board, tally, slot))
             .collect();
         let layout: Arc<Layout> = board.layout(&plan.shape.domains, &plan.places());
         let tree = Tournament::new(layout, |slot| {
             let candidate = Candidate::by_itself(board, slot, tally);
-            base(placer, need, &described, slot, &candidate)
+            base(placer, need, plan, described[slot], &candidate)
         });
         Self {
             synced: board.changes.now(),
             described,
             tree,
             overlay: Overlay::default(),
+            keys: Vec::new(),
         }
     }
 
@@ -227,10 +224,12 @@ impl Index {
     ) -> bool {
         let plan = tally.planned();
         let mut changed = board.changes.since(self.synced);
-        for slot in &changed {
-            let slot = *slot as usize;
-            if board.changes.is_described_since(slot, self.synced) {
-                self.described[slot] = described(placer, need, board, tally, slot);
+        if board.changes.any_described_since(self.synced) {
+            for slot in &changed {
+                let slot = *slot as usize;
+                if board.changes.is_described_since(slot, self.synced) {
+                    self.described[slot] = described(placer, need, board, tally, slot);
+                }
             }
         }
         self.synced = board.changes.now();
@@ -245,23 +244,26 @@ impl Index {
             changed.sort_unstable();
             changed.dedup();
         }
-        let is_many = changed.len() > board.len() / 4;
-        let mut many = Vec::new();
-        for slot in changed {
-            let slot = slot as usize;
-            if tally.has(slot) || plan.is_special(slot) {
-                self.overlay.add(slot);
-            }
-            let key = self.key(placer, need, board, tally, slot);
-            if is_many {
-                many.push((slot, key));
-            } else {
-                self.tree.set(slot, key);
+        if tally.has_any() || plan.has_special() {
+            for slot in &changed {
+                let at = *slot as usize;
+                if tally.has(at) || plan.is_special(at) {
+                    self.overlay.add(at);
+                }
             }
         }
-        if is_many {
-            self.tree.set_many(&many);
+        // Reading and writing apart, so that one need not wait for the other's place in memory.
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.extend(
+            changed
+                .iter()
+                .map(|slot| self.key(placer, need, board, tally, *slot as usize)),
+        );
+        for (slot, key) in changed.iter().zip(keys.drain(..)) {
+            self.tree.set(*slot as usize, key);
         }
+        self.keys = keys;
+        self.tree.play();
         self.overlay.blank.is_some()
     }
 
@@ -278,7 +280,7 @@ impl Index {
         overlay.blank = match other {
             Some(slot) => {
                 let candidate = Candidate::on(board, slot, tally, None);
-                placer.worth(Stage::Group, need, &candidate)
+                placer.worth(Stage::Group, need, plan, &candidate)
             }
             None => Some(0),
         };
@@ -294,13 +296,14 @@ impl Index {
         tally: &Tally,
         slot: usize,
     ) -> Key {
+        let (plan, described) = (tally.planned(), self.described[slot]);
         if !self.overlay.is_in[slot] {
             let candidate = Candidate::by_itself(board, slot, tally);
-            return base(placer, need, &self.described, slot, &candidate);
+            return base(placer, need, plan, described, &candidate);
         }
         let candidate = Candidate::on(board, slot, tally, None);
-        let key = base(placer, need, &self.described, slot, &candidate);
-        match placer.worth(Stage::Group, need, &candidate) {
+        let key = base(placer, need, plan, described, &candidate);
+        match placer.worth(Stage::Group, need, plan, &candidate) {
             Some(worth) if !key.is_out() => Key {
                 points: key.points + worth - self.overlay.blank.unwrap_or(0),
                 ..key
@@ -325,36 +328,31 @@ impl Overlay {
 }
 
 /// What a host is worth by what it says of itself.
-fn described(
-    placer: &Placer,
-    need: &Need<'_>,
-    board: &Board,
-    tally: &Tally,
-    slot: usize,
-) -> Option<i64> {
+fn described(placer: &Placer, need: &Need<'_>, board: &Board, tally: &Tally, slot: usize) -> i64 {
     let candidate = Candidate::by_itself(board, slot, tally);
     // What a host does not have at all is never free on it, whatever is promised.
     let spec = need.spec;
     let has_all = candidate.room.fits(&spec.request)
         && (spec.named.is_empty() || candidate.host.named.fits(&Named::default(), &spec.named));
     if !has_all {
-        return None;
+        return RULED_OUT;
     }
-    placer.worth(Stage::Host, need, &candidate)
+    let worth = placer.worth(Stage::Host, need, tally.planned(), &candidate);
+    worth.unwrap_or(RULED_OUT)
 }
 
 /// What a host is worth by what it says of itself and what is promised on it.
 fn base(
     placer: &Placer,
     need: &Need<'_>,
-    described: &[Option<i64>],
-    slot: usize,
+    plan: &Plan,
+    described: i64,
     candidate: &Candidate<'_>,
 ) -> Key {
-    let Some(described) = described[slot] else {
+    if described == RULED_OUT {
         return Key::OUT;
-    };
-    match placer.worth(Stage::Load, need, candidate) {
+    }
+    match placer.worth(Stage::Load, need, plan, candidate) {
         Some(worth) => Key {
             points: described + worth,
             jobs: u32::try_from(candidate.jobs).unwrap_or(u32::MAX),
@@ -362,3 +360,6 @@ fn base(
         None => Key::OUT,
     }
 }
+
+/// In the place of a host's points; sums of points stay far from it.
+const RULED_OUT: i64 = i64::MIN;

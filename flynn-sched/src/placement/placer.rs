@@ -9,7 +9,9 @@ use crate::{
         Board, Candidate, Constraints, DistinctHosts, Filter, FixedPorts, FreeResources, Lack,
         LeastLoaded, Locality, NamedResources, NearAndApart, NearAndApartOnHosts, Need, Reads,
         Schedulable, Score, Search, SpreadHosts, SpreadZones, Taints, Tally, Untainted, Why,
-        places::number, plan::Floors, points, why,
+        places::number,
+        plan::{Floors, Plan},
+        points, why,
     },
 };
 
@@ -21,7 +23,7 @@ pub struct Placer {
     pub(super) filters: Vec<Box<dyn Filter>>,
     pub(super) scores: Vec<(Box<dyn Score>, f64)>,
     pub(super) search: Search,
-    stages: [Of; 4],
+    stages: [Of; Stage::COUNT],
     /// Something looks at everything, so everything must be looked at.
     pub(super) reads_everything: bool,
 }
@@ -145,6 +147,7 @@ impl Placer {
     /// Equally good hosts are taken in the order of their number of jobs, then of their ids.
     #[must_use]
     pub fn place(&self, need: &Need<'_>, board: &mut Board, tally: &mut Tally) -> Option<HostId> {
+        tally.prepare(self, need, board);
         self.place_one(need, board, tally, false)
     }
 
@@ -157,8 +160,15 @@ impl Placer {
         board: &mut Board,
         tally: &mut Tally,
     ) -> Vec<HostId> {
+        if count == 0 {
+            return Vec::new();
+        }
+        tally.prepare(self, need, board);
         (0..count)
-            .map_while(|_| self.place_one(need, board, tally, count > 1))
+            .map_while(|_| {
+                tally.prepare_again(self, need, board);
+                self.place_one(need, board, tally, count > 1)
+            })
             .collect()
     }
 
@@ -193,6 +203,7 @@ impl Placer {
         placed
     }
 
+    /// The tally is prepared.
     fn place_one(
         &self,
         need: &Need<'_>,
@@ -203,10 +214,9 @@ impl Placer {
         if board.quota_exceeded(need.spec).is_some() {
             return None;
         }
-        tally.prepare(self, need, board);
         let slot = self.best(need, board, tally, is_one_of_many)?;
         board.claim(slot, need.spec, tally);
-        Some(board.host(slot).id.clone())
+        Some(board.id(slot).clone())
     }
 
     /// Claims room on this one host, if it can take the job.
@@ -291,9 +301,24 @@ impl Placer {
             .sum()
     }
 
+    /// The filters of each stage that could keep a host from such a job.
+    pub(super) fn concerned(&self, need: &Need<'_>) -> [Vec<usize>; Stage::COUNT] {
+        let concerns = |n: &usize| self.filters[*n].concerns(need);
+        std::array::from_fn(|stage| {
+            let filters = self.stages[stage].filters.iter().copied();
+            filters.filter(concerns).collect()
+        })
+    }
+
     /// Does every filter of the stage admit the candidate?
-    pub(super) fn admits(&self, stage: Stage, need: &Need<'_>, candidate: &Candidate<'_>) -> bool {
-        let mut filters = self.stages[stage as usize].filters.iter();
+    pub(super) fn admits(
+        &self,
+        stage: Stage,
+        need: &Need<'_>,
+        plan: &Plan,
+        candidate: &Candidate<'_>,
+    ) -> bool {
+        let mut filters = plan.filters[stage as usize].iter();
         filters.all(|n| self.filters[*n].admits(need, candidate))
     }
 
@@ -302,9 +327,10 @@ impl Placer {
         &self,
         stage: Stage,
         need: &Need<'_>,
+        plan: &Plan,
         candidate: &Candidate<'_>,
     ) -> Option<i64> {
-        if !self.admits(stage, need, candidate) {
+        if !self.admits(stage, need, plan, candidate) {
             return None;
         }
         let scores = self.stages[stage as usize].scores.iter();
@@ -318,6 +344,8 @@ impl Placer {
 }
 
 impl Stage {
+    pub(super) const COUNT: usize = 4;
+
     fn of(reads: &Reads) -> Option<Self> {
         match reads {
             Reads::Host | Reads::Files => Some(Self::Host),

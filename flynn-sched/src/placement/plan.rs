@@ -12,6 +12,7 @@ use crate::{
     placement::{
         Board, Need, Placer, Reads, Tally,
         index::Shape,
+        placer::Stage,
         places::{Places, number},
         tally::plus,
     },
@@ -27,6 +28,8 @@ pub(super) struct Plan {
     asked: Asked,
     /// What is asked of hosts as such, which other groups may ask too.
     pub(super) shape: Arc<Shape>,
+    /// The filters of each stage that could keep a host from such a job, by position.
+    pub(super) filters: [Vec<usize>; Stage::COUNT],
     /// Where the shape's index was last.
     pub(super) index_hint: usize,
     /// The group's jobs in the places of each of the shape's domains, in their order.
@@ -83,7 +86,18 @@ impl Tally {
         let is_current = self
             .plan
             .as_mut()
-            .is_some_and(|plan| plan.is_current(placer, need, board));
+            .is_some_and(|plan| plan.is_of(placer, need, board) && plan.is_current(board));
+        if !is_current {
+            self.plan = Some(Box::new(Plan::of(placer, need, board, self)));
+        }
+    }
+
+    /// The same where only claims on the board may have happened since it was [prepared](Self::prepare) for this need.
+    pub(super) fn prepare_again(&mut self, placer: &Placer, need: &Need<'_>, board: &Board) {
+        let is_current = self
+            .plan
+            .as_mut()
+            .is_some_and(|plan| plan.is_current(board));
         if !is_current {
             self.plan = Some(Box::new(Plan::of(placer, need, board, self)));
         }
@@ -127,6 +141,7 @@ impl Plan {
                 volumes: spec.volumes.clone(),
             },
             shape: Arc::new(Shape::of(placer, need, board, domains)),
+            filters: placer.concerned(need),
             index_hint: 0,
             spreads,
             near: near(spec, board),
@@ -137,22 +152,25 @@ impl Plan {
         }
     }
 
-    fn is_current(&mut self, placer: &Placer, need: &Need<'_>, board: &Board) -> bool {
+    /// Is it of this need, placer and moment?
+    fn is_of(&self, placer: &Placer, need: &Need<'_>, board: &Board) -> bool {
         let asked = &self.asked;
         let spec = need.spec;
+        (self.now_ms == need.now_ms || board.state.reserved_hosts().len() == 0)
+            && self.shape.is_of(placer, spec)
+            && asked.constraints == spec.constraints
+            && asked.spread == spec.spread
+            && asked.affinities == spec.affinities
+            && asked.artifacts == spec.artifacts
+            && asked.volumes == spec.volumes
+    }
+
+    /// Has it seen all claims that matter to it?
+    fn is_current(&mut self, board: &Board) -> bool {
         let is_alone = self.near.is_empty()
             && self.kept_out.is_empty()
             && board.claims.keeping_apart.is_empty();
-        if self.is_stale
-            || (self.seen != board.claims.count && !is_alone)
-            || (self.now_ms != need.now_ms && board.state.reserved_hosts().len() > 0)
-            || !self.shape.is_of(placer, spec)
-            || asked.constraints != spec.constraints
-            || asked.spread != spec.spread
-            || asked.affinities != spec.affinities
-            || asked.artifacts != spec.artifacts
-            || asked.volumes != spec.volumes
-        {
+        if self.is_stale || (self.seen != board.claims.count && !is_alone) {
             return false;
         }
         self.seen = board.claims.count;
@@ -219,6 +237,10 @@ impl Plan {
             .flat_map(|presence| presence.counts.keys())
             .chain(self.held.keys())
             .map(|slot| *slot as usize)
+    }
+
+    pub(super) fn has_special(&self) -> bool {
+        !self.near.is_empty() || !self.kept_out.is_empty() || !self.held.is_empty()
     }
 
     pub(super) fn is_special(&self, at: usize) -> bool {

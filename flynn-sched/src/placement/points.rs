@@ -25,7 +25,11 @@ pub(super) fn score(score: f64) -> f64 {
     reason = "a million times 2^32 is far below 2^63"
 )]
 pub(super) fn points(weight: f64, value: f64) -> i64 {
-    (weight * score(value) * ONE).round() as i64
+    let points = weight * score(value) * ONE;
+    // As `round` does, which is a call into the C library where the processor's instruction is not taken for granted.
+    let whole = points as i64;
+    let rest = points - whole as f64;
+    whole + i64::from(rest >= 0.5) - i64::from(rest <= -0.5)
 }
 
 /// Points as people read them.

@@ -102,11 +102,12 @@ impl Placer {
         let mut floors = Floors::none(plan);
         let mut open: Vec<(usize, Key)> = Vec::new();
         for class in 0..index.tree.classes() {
-            let Some((slot, key)) = index.tree.best(class).filter(|(_, key)| !key.is_out()) else {
+            let (slot, key) = index.tree.best(class);
+            if key.is_out() {
                 continue;
-            };
+            }
             let candidate = Candidate::on(board, slot, tally, None);
-            if self.admits(Stage::Place, need, &candidate) {
+            if self.admits(Stage::Place, need, plan, &candidate) {
                 floors.lower(plan, slot);
                 open.push((slot, key));
             }
@@ -118,7 +119,9 @@ impl Placer {
             if is_skewed && skew(need, &candidate, &floors).is_some() {
                 continue;
             }
-            let worth = self.worth(Stage::Place, need, &candidate).unwrap_or(0);
+            let worth = self
+                .worth(Stage::Place, need, plan, &candidate)
+                .unwrap_or(0);
             let points = key.points + worth;
             if is_better((slot, Key { points, ..key }), best) {
                 best = Some((slot, Key { points, ..key }));

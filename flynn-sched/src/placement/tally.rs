@@ -74,6 +74,11 @@ impl Tally {
         self.here.get(&number(at)).copied().unwrap_or_default()
     }
 
+    /// Does any host have jobs of the group, or ended ones?
+    pub(super) fn has_any(&self) -> bool {
+        !self.here.is_empty()
+    }
+
     /// Does the host have jobs of the group, or ended ones?
     pub(super) fn has(&self, at: usize) -> bool {
         self.here.contains_key(&number(at))

@@ -73,13 +73,18 @@ pub(super) fn explain(placer: &Placer, need: &Need<'_>, board: &Board, tally: &T
         Some(filter) => filter.lack(need, &at(slot)),
         None => skew(need, &at(slot), &floors).expect("it was rejected for this"),
     };
+    let distance = |n: usize, slot: usize| match placer.filters.get(n) {
+        Some(filter) => filter.distance(need, &at(slot)),
+        None => lack(n, slot).distance,
+    };
     // A host that passed more filters came nearer.
     let last = by_filter.iter().rposition(|slots| !slots.is_empty());
     let nearest = last.and_then(|filter| {
         by_filter[filter]
             .iter()
-            .map(|slot| (board.host(*slot).id.clone(), lack(filter, *slot)))
-            .min_by(|(_, a), (_, b)| a.distance.total_cmp(&b.distance))
+            .map(|slot| (*slot, distance(filter, *slot)))
+            .min_by(|(_, a), (_, b)| a.total_cmp(b))
+            .map(|(slot, _)| (board.host(slot).id.clone(), lack(filter, slot)))
     });
     let rejected = by_filter
         .into_iter()

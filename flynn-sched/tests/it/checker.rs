@@ -1,6 +1,8 @@
 //! A judge of cells: everything is counted anew from hosts, groups, quotas and jobs alone, as slowly as it is simple. It
 //! shares no code with what decides.
 
+mod reserved;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,6 +12,8 @@ use flynn_sched::{
     ClusterState, Constraint, Domain, Eviction, Group, GroupId, GroupKind, Host, Job, Jobs, Phase,
     TaintEffect,
 };
+
+pub(crate) use reserved::assert_reserved;
 
 /// What must be true of a cell at every moment, if no host ever says that it has become smaller.
 pub(crate) fn assert_sound(state: &ClusterState) {

@@ -1,23 +1,28 @@
 //! Whatever is proposed, from however old news, by however many: what is carried out is safe. A judge that shares no code
 //! with the cell looks at every step.
 
+mod proposals;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flynn_discovery::{Backend, backend::MemoryBackend};
 use flynn_sched::{
-    Cluster, ClusterState, Constraint, DiscoveryCluster, Domain, Eviction, Group, GroupKind, Host,
-    HostLink, Job, JobId, JobSpec, Jobs, Named, Namespace, Phase, Port, Quota, Resources, Taint,
-    TaintEffect, Toleration, Transaction, transaction::Change,
+    Cluster, ClusterState, DiscoveryCluster, Group, GroupKind, Host, HostLink, JobId, JobSpec,
+    Named, Namespace, Phase, Quota, Resources, Taint, TaintEffect, Transaction,
+    transaction::Change,
 };
 use proptest::prelude::*;
 
 use crate::{
-    checker::{assert_sound, assert_step},
-    fixture::{MIB, group_id, host, host_id, job, job_id, phase, until},
+    checker::{assert_reserved, assert_sound, assert_step},
+    fixture::{MIB, group_id, host, host_id, job_id, phase, until},
 };
+use proposals::{Proposal, any_proposal, nth};
 
 const HOSTS: usize = 4;
 const GROUPS: usize = 5;
+/// How long it is from one step to the next.
+const STEP_MS: u64 = 20;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -29,28 +34,6 @@ enum Step {
     Report(usize, Phase),
     Put(usize, u32, u8),
     Quota(Option<u64>),
-}
-
-#[derive(Debug, Clone)]
-struct Proposal {
-    /// How many steps old the news are that it rests on.
-    age: usize,
-    drafts: Vec<Draft>,
-    is_whole: bool,
-    is_by_sequence: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Draft {
-    Start {
-        group: usize,
-        host: usize,
-        kind: usize,
-    },
-    Stop(usize),
-    Remove(usize),
-    Preempt(usize, usize),
-    Guard(usize),
 }
 
 /// Hosts differ in zone, tags and what they have.
@@ -74,87 +57,6 @@ fn group_name(n: usize) -> String {
     format!("g{n}")
 }
 
-/// Jobs of every kind that there are rules about.
-fn a_spec(kind: usize) -> JobSpec {
-    let plain = JobSpec {
-        request: Resources {
-            memory_bytes: 30 * MIB,
-            cpu_millis: 100,
-            disk_bytes: 0,
-        },
-        ..JobSpec::default()
-    };
-    let constrained = |constraint| JobSpec {
-        constraints: vec![constraint],
-        ..plain.clone()
-    };
-    let apart = |jobs, within| constrained(Constraint::Apart { jobs, within });
-    match kind {
-        0 => JobSpec {
-            named: Named::from_iter([("gpu", 1)]),
-            ..plain
-        },
-        1 => apart(Jobs::Group(group_id("g1")), Domain::Zone),
-        2 => apart(Jobs::Prefix("g".to_owned()), Domain::Host),
-        3 => constrained(Constraint::Near {
-            jobs: Jobs::Group(group_id("g0")),
-            within: Domain::Zone,
-        }),
-        4 => constrained(Constraint::DistinctHosts),
-        5 => constrained(Constraint::Tag {
-            key: "disk".to_owned(),
-            value: "d1".to_owned(),
-        }),
-        6 => JobSpec {
-            ports: vec![Port {
-                port: Some(80),
-                ..Port::default()
-            }],
-            ..plain
-        },
-        7 => JobSpec {
-            tolerations: vec![Toleration::default()],
-            ..plain
-        },
-        8 => JobSpec {
-            request: Resources {
-                memory_bytes: u64::MAX,
-                cpu_millis: u64::MAX,
-                disk_bytes: u64::MAX,
-            },
-            ..plain
-        },
-        9 => JobSpec {
-            namespace: Namespace::parse("small").unwrap(),
-            ..plain
-        },
-        _ => plain,
-    }
-}
-
-fn any_draft() -> impl Strategy<Value = Draft> {
-    prop_oneof![
-        8 => (0..GROUPS, 0..HOSTS + 1, 0..14_usize)
-            .prop_map(|(group, host, kind)| Draft::Start { group, host, kind }),
-        2 => any::<usize>().prop_map(Draft::Stop),
-        2 => any::<usize>().prop_map(Draft::Remove),
-        1 => (any::<usize>(), 0..GROUPS).prop_map(|(job, by)| Draft::Preempt(job, by)),
-        1 => (0..GROUPS).prop_map(Draft::Guard),
-    ]
-}
-
-fn any_proposal() -> impl Strategy<Value = Proposal> {
-    let drafts = prop::collection::vec(any_draft(), 1..8);
-    (0..5_usize, drafts, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-        |(age, drafts, is_whole, is_by_sequence)| Proposal {
-            age,
-            drafts,
-            is_whole,
-            is_by_sequence,
-        },
-    )
-}
-
 fn any_step() -> impl Strategy<Value = Step> {
     let effects = prop_oneof![
         Just(TaintEffect::NoSchedule),
@@ -173,57 +75,6 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..GROUPS, 0..4_u32, 0..100_u8).prop_map(|(g, count, p)| Step::Put(g, count, p)),
         1 => prop::option::of(0..4_u64).prop_map(Step::Quota),
     ]
-}
-
-fn nth(state: &ClusterState, n: usize) -> Option<&Arc<Job>> {
-    let count = state.jobs().count();
-    state.jobs().nth(n.checked_rem(count)?)
-}
-
-impl Proposal {
-    /// As a transaction on a snapshot. Ids are new for each `serial`.
-    fn on(&self, snapshot: &ClusterState, serial: &str) -> Transaction {
-        let mut transaction = Transaction::on(snapshot);
-        for (n, draft) in self.drafts.iter().enumerate() {
-            transaction = match draft {
-                Draft::Start { group, host, kind } => transaction.start(Job {
-                    spec: a_spec(*kind).into(),
-                    ..job(
-                        &format!("j{serial}-{n}"),
-                        &group_name(*group),
-                        &format!("h{host}"),
-                        1,
-                    )
-                }),
-                Draft::Guard(group) => transaction.with(Change::ExpectGroup {
-                    group: group_id(&group_name(*group)),
-                    version: snapshot.group_version(&group_id(&group_name(*group))),
-                }),
-                Draft::Stop(j) | Draft::Remove(j) | Draft::Preempt(j, _) => {
-                    let Some(job) = nth(snapshot, *j) else {
-                        continue;
-                    };
-                    let id = job.id.clone();
-                    match draft {
-                        Draft::Stop(_) => transaction.stop(id),
-                        Draft::Preempt(_, by) => {
-                            let by = group_id(&group_name(*by));
-                            let priority = snapshot.group(&by).map_or(0, |group| group.priority);
-                            transaction.evict(id, Eviction::Preempted { by, priority })
-                        }
-                        _ => transaction.remove(id),
-                    }
-                }
-            };
-        }
-        if self.is_by_sequence {
-            transaction = transaction.by_sequence();
-        }
-        if self.is_whole {
-            transaction = transaction.all_or_nothing();
-        }
-        transaction
-    }
 }
 
 fn starts(changes: &[Change]) -> BTreeSet<JobId> {
@@ -268,10 +119,11 @@ proptest! {
         let mut claims: BTreeSet<JobId> = BTreeSet::new();
         for (at, step) in steps.into_iter().enumerate() {
             let before = now.clone();
+            let now_ms = at as u64 * STEP_MS;
             match step {
                 Step::Commit(proposal) => {
                     let snapshot = &past[past.len() - 1 - proposal.age.min(past.len() - 1)];
-                    let transaction = proposal.on(snapshot, &at.to_string());
+                    let transaction = proposal.on(snapshot, &at.to_string(), now_ms);
                     let Ok(applied) = now.apply(&transaction) else {
                         prop_assert!(proposal.is_whole, "an incremental transaction does not fail");
                         continue;
@@ -329,6 +181,7 @@ proptest! {
                 }
             }
             assert_sound(&now);
+            assert_reserved(&now, now_ms);
             past.push(now.clone());
         }
         for id in claims {
@@ -362,9 +215,10 @@ async fn race(rounds: Vec<(Proposal, Proposal)>) {
     let mut claims = BTreeSet::new();
     let mut removed = BTreeSet::new();
     for (at, (mine, theirs)) in rounds.iter().enumerate() {
+        let now_ms = at as u64 * STEP_MS;
         // Each from what it happens to know.
-        let mine = mine.on(&one.snapshot().await.unwrap(), &format!("1-{at}"));
-        let theirs = theirs.on(&two.snapshot().await.unwrap(), &format!("2-{at}"));
+        let mine = mine.on(&one.snapshot().await.unwrap(), &format!("1-{at}"), now_ms);
+        let theirs = theirs.on(&two.snapshot().await.unwrap(), &format!("2-{at}"), now_ms);
         let (mine_done, theirs_done) =
             futures::future::join(one.commit(mine.clone()), two.commit(theirs.clone())).await;
         for (asked, done) in [(mine, mine_done), (theirs, theirs_done)] {
@@ -384,6 +238,7 @@ async fn race(rounds: Vec<(Proposal, Proposal)>) {
         // One who comes late sees what is really there.
         let state = handle().snapshot().await.unwrap();
         assert_sound(&state);
+        assert_reserved(&state, now_ms);
         let small = state.usage(&Namespace::parse("small").unwrap()).jobs;
         assert!(small <= 2, "the quota is exceeded: {small}");
         for id in claims.difference(&removed) {

@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use flynn_sched::{
-    Cluster, ClusterState, Constraint, Group, GroupKind, Host, JobSpec, Named, Namespace, Phase,
-    Quota, Resources, SimCluster, Taint, TaintEffect, Transaction,
+    Claim, Cluster, ClusterState, Constraint, Group, GroupKind, Host, JobSpec, Jobs, Named,
+    Namespace, Phase, Quota, Reservation, ReservationId, Resources, SimCluster, Taint, TaintEffect,
+    Transaction,
     scheduler::{BatchScheduler, ServiceScheduler},
     transaction::Change,
 };
 use futures::FutureExt;
 use proptest::prelude::*;
 
-use crate::checker::assert_sound;
-use crate::fixture::{MIB, group, group_id, host, host_id};
+use crate::checker::{assert_reserved, assert_sound};
+use crate::fixture::{MIB, group, group_id, host, host_id, memory};
 
 const HOSTS: usize = 5;
 const SERVICES: usize = 3;
@@ -27,6 +28,14 @@ enum Trouble {
     Batch(u32, u32),
     Taint(usize, TaintEffect),
     Quota(Option<u64>),
+    /// Memory on a host for a group, from so many milliseconds on and for so long.
+    Reserve {
+        host: usize,
+        group: usize,
+        mib: u64,
+        from_ms: u64,
+        lasts_ms: u64,
+    },
     Pass(u64),
 }
 
@@ -45,6 +54,11 @@ fn any_trouble() -> impl Strategy<Value = Trouble> {
         1 => (0..6_u32, 0..3_u32).prop_map(|(count, retries)| Trouble::Batch(count, retries)),
         1 => (0..HOSTS, effects).prop_map(|(h, effect)| Trouble::Taint(h, effect)),
         1 => prop::option::of(0..6_u64).prop_map(Trouble::Quota),
+        2 => (0..HOSTS, 0..=SERVICES, 1..200_u64, 0..40_000_u64, 1..40_000_u64).prop_map(
+            |(host, group, mib, from_ms, lasts_ms)| Trouble::Reserve {
+                host, group, mib, from_ms, lasts_ms,
+            }
+        ),
         6 => (1..20_000_u64).prop_map(Trouble::Pass),
     ]
 }
@@ -72,6 +86,37 @@ fn write_quota(cell: &SimCluster, jobs: Option<u64>) {
     };
     let committed = cell.commit(Transaction::default().with(change));
     committed.now_or_never().unwrap().unwrap();
+}
+
+/// Reserves room for one of the services, or for a group that there is not; refused where it does not fit.
+fn reserve(cell: &SimCluster, host: usize, group: usize, mib: u64, from_ms: u64, lasts_ms: u64) {
+    let reservation = Reservation {
+        id: ReservationId::parse(format!("r{host}{group}")).unwrap(),
+        holder: Jobs::Group(group_id(&format!("s{group}"))),
+        claims: [(
+            host_id(&format!("h{host}")),
+            Claim {
+                resources: memory(mib),
+                named: Named::from_iter([("gpu", mib % 2)]),
+            },
+        )]
+        .into(),
+        from_ms,
+        until_ms: from_ms + lasts_ms,
+    };
+    let put = Change::PutReservation(Arc::new(reservation));
+    let committed = cell.commit(Transaction::default().with(put));
+    committed.now_or_never().unwrap().unwrap();
+}
+
+fn give_back(cell: &SimCluster) {
+    let state = cell.state();
+    let remove = state.reservations().map(|known| Change::RemoveReservation {
+        id: known.id.clone(),
+        ending_by_ms: u64::MAX,
+    });
+    let remove = remove.fold(Transaction::default(), Transaction::with);
+    cell.commit(remove).now_or_never().unwrap().unwrap();
 }
 
 /// The first service keeps its jobs on distinct hosts, the second is bound by a quota, the third needs what is rare.
@@ -177,6 +222,7 @@ proptest! {
         let (mut one, mut two) = (ServiceScheduler::new(), ServiceScheduler::new());
         let mut batches = BatchScheduler::new();
         let mut wanted = [0; SERVICES];
+        let mut now_ms = SimCluster::EPOCH_MS;
         let mut is_drained = [false; HOSTS];
         for trouble in troubles {
             match trouble {
@@ -209,18 +255,25 @@ proptest! {
                         cell.join(Host { taints: vec![taint], ..a_host(h) }).unwrap();
                     }
                 }
+                Trouble::Reserve { host, group, mib, from_ms, lasts_ms } => {
+                    let from_ms = now_ms + from_ms;
+                    reserve(&cell, host, group, mib, from_ms, lasts_ms);
+                }
                 Trouble::Quota(jobs) => write_quota(&cell, jobs),
                 Trouble::Pass(ms) => {
                     let time = Duration::from_millis(ms);
+                    now_ms += ms;
                     cell.run(&mut [&mut one, &mut batches, &mut two], time);
                 }
             }
             assert_safe(&cell.state());
+            assert_reserved(&cell.state(), now_ms);
         }
         for n in 0..HOSTS {
             cell.join(a_host(n)).unwrap();
         }
         write_quota(&cell, None);
+        give_back(&cell);
         cell.run(&mut [&mut one, &mut batches, &mut two], Duration::from_secs(600));
         assert_safe(&cell.state());
         assert_converged(&cell, &wanted);

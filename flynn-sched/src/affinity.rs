@@ -85,6 +85,10 @@ pub struct Spread {
     pub weight: u8,
     /// If given, no place may have more jobs of the group than the emptiest place that can take one, plus this. (The
     /// `maxSkew` of Kubernetes.)
+    ///
+    /// A scheduler that has seen all jobs of the group judges by its [`Placer`](crate::placement::Placer), whose filters
+    /// say which places can take one. Where the group has changed since the snapshot, the commit judges by what the cell
+    /// knows, so that several schedulers, or one with old news, do not make the group less even together.
     #[serde(default)]
     pub max_skew: Option<u32>,
 }

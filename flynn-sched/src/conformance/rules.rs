@@ -4,8 +4,8 @@ use futures::future;
 
 use super::{Fixture, group_id, host, job, job_id, join, memory};
 use crate::{
-    Constraint, Domain, Host, Job, JobSpec, Jobs, Named, Namespace, Quota, Taint, TaintEffect,
-    Transaction, transaction::Change,
+    Constraint, Domain, Host, Job, JobSpec, Jobs, Named, Namespace, Quota, Spread, Taint,
+    TaintEffect, Transaction, transaction::Change,
 };
 
 fn in_zone(id: &str, zone: &str) -> Host {
@@ -115,6 +115,41 @@ pub async fn a_job_is_placed_near_another_only_while_that_one_is_there(cell: Fix
     let late = Transaction::on(&state).start(constrained("late", "web", "a", near()));
     let committed = cell.cluster.commit(late).await.unwrap();
     assert_eq!(committed.refused.len(), 1);
+}
+
+fn evenly_spread(id: &str, on: &str) -> Job {
+    let job = job(id, "g", on, 10);
+    Job {
+        spec: JobSpec {
+            spread: vec![Spread {
+                over: Domain::Zone,
+                weight: 50,
+                max_skew: Some(1),
+            }],
+            ..(*job.spec).clone()
+        }
+        .into(),
+        ..job
+    }
+}
+
+/// Of two concurrent placements into a zone that may have one job more than the other, one is refused.
+pub async fn of_two_concurrent_placements_in_the_fuller_place_one_is_refused(cell: Fixture) {
+    let _a = join(&cell, in_zone("a", "z1")).await;
+    let _b = join(&cell, in_zone("b", "z1")).await;
+    let _c = join(&cell, in_zone("c", "z2")).await;
+    let (one, two) = (evenly_spread("one", "a"), evenly_spread("two", "b"));
+    assert_eq!(race(&cell, one, two).await, 1);
+    let state = cell.cluster.snapshot().await.unwrap();
+    assert_eq!(state.jobs().count(), 1);
+}
+
+/// Concurrent placements into two zones leave them even, and both succeed.
+pub async fn concurrent_placements_in_places_that_stay_even_both_succeed(cell: Fixture) {
+    let _a = join(&cell, in_zone("a", "z1")).await;
+    let _b = join(&cell, in_zone("b", "z2")).await;
+    let (one, two) = (evenly_spread("one", "a"), evenly_spread("two", "b"));
+    assert_eq!(race(&cell, one, two).await, 2);
 }
 
 /// Concurrent commits never exceed a quota, and use it up.

@@ -5,6 +5,7 @@ mod evict;
 mod nominate;
 mod refusal;
 mod reserve;
+mod spread;
 mod start;
 
 use std::{
@@ -18,6 +19,7 @@ use crate::{
 };
 
 use refusal::{No, NoKind};
+use spread::Skews;
 
 /// What applying a transaction to a state gives.
 #[derive(Debug, Clone)]
@@ -49,6 +51,7 @@ impl ClusterState {
             closed: BTreeSet::new(),
             incomplete: BTreeSet::new(),
             budgets: BTreeMap::new(),
+            skews: Skews::default(),
         };
         let mut accepted = Vec::with_capacity(transaction.changes.len());
         let mut refused = Vec::new();
@@ -93,10 +96,17 @@ struct Applying<'t> {
     incomplete: BTreeSet<GroupId>,
     /// Of groups whose jobs were preempted, as long as nothing else was changed about them.
     budgets: BTreeMap<GroupId, Budget>,
+    /// Where jobs are that are to be spread strictly.
+    skews: Skews,
 }
 
 impl Applying<'_> {
     fn change(&mut self, change: &Change) -> Result<(), No> {
+        match change {
+            Change::Start(_) | Change::ExpectGroup { .. } => {}
+            Change::ForgetHost(_) => self.skews.forget_hosts(),
+            _ => self.skews.forget(),
+        }
         match change {
             Change::Start(job) => self.start(job),
             Change::Stop(id) => self.stop(id),

@@ -2,6 +2,7 @@
 //! shares no code with what decides.
 
 mod reserved;
+mod spread;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use flynn_sched::{
 };
 
 pub(crate) use reserved::assert_reserved;
+pub(crate) use spread::assert_even;
 
 /// What must be true of a cell at every moment, if no host ever says that it has become smaller.
 pub(crate) fn assert_sound(state: &ClusterState) {

@@ -36,6 +36,7 @@ mod sim_orderings;
 mod sim_plots;
 mod sim_traces;
 mod simulation;
+mod spread;
 mod stored;
 mod transactions;
 mod what_if;

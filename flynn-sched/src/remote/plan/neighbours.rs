@@ -10,6 +10,9 @@
 //! - *It comes first.* Every placement compares `cellseq/apart`, which only placements that keep others apart change.
 //!   So the other, which has not seen it, is decided anew.
 //!
+//! A job that is to be spread strictly ([`Spread::max_skew`](crate::Spread::max_skew)) rests on all jobs of its own group, and
+//! compares its sequence number.
+//!
 //! [`Constraint::Near`] rests on one job that is there: that job must still be listed.
 
 use flynn_discovery::backend::Condition;
@@ -32,6 +35,10 @@ impl Planner<'_> {
             step.compares.entry(seq).or_insert(Condition::Present);
         } else {
             step.touch(CellKey::GroupsSeq);
+        }
+        if job.spec.spread.iter().any(|wish| wish.max_skew.is_some()) {
+            // How even the group is rests on all its placements.
+            step.expect(self.mirror, CellKey::GroupSeq(job.group.clone()));
         }
         for constraint in &job.spec.constraints {
             match constraint {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Constraint, Host, Job, Taint, TaintEffect};
+use crate::{Constraint, Host, HostState, Job, Taint, TaintEffect};
 
 use super::{Applying, No, NoKind};
 
@@ -23,38 +23,9 @@ impl Applying<'_> {
                 why: "is not in the cluster".to_owned(),
             });
         };
-        if host.lost_since_ms.is_some() {
-            return Err(No::conflict(&job.host, "is lost"));
-        }
-        if host.host.is_draining {
-            return Err(No::conflict(&job.host, "is draining"));
-        }
-        if let Some(why) = &host.host.unhealthy {
-            return Err(No::conflict(&job.host, format!("is unhealthy: {why}")));
-        }
-        let forbids = TaintEffect::forbids_starts;
-        if let Some(taint) = Taint::untolerated(&host.host.taints, &job.spec.tolerations, forbids) {
-            return Err(No::conflict(
-                &job.host,
-                format!("has the taint {taint}, which the job does not tolerate"),
-            ));
-        }
-        if let Some(shortage) = host.free().shortage(&job.spec.request) {
-            return Err(No::conflict(&job.host, shortage));
-        }
-        let shortage = || {
-            let taken = &host.promised_named;
-            host.host.named.shortage(taken, &job.spec.named)
-        };
-        if !job.spec.named.is_empty()
-            && let Some(shortage) = shortage()
-        {
-            return Err(No::conflict(&job.host, shortage));
-        }
-        self.held_for_others(job, host)?;
-        self.kept_for_more_important(job, host)?;
+        self.host_takes(job, host)?;
         self.quota(job)?;
-        self.constraints(job, &host.host)?;
+        self.evenly_spread(job)?;
         let mut job = Arc::clone(job);
         if job.is_stopping || job.evicted.is_some() {
             return Err(No::invalid("it is to stop already"));
@@ -64,8 +35,45 @@ impl Applying<'_> {
             Arc::make_mut(&mut job).status = crate::JobStatus::default();
         }
         self.budgets.remove(&job.group);
+        self.count_start(&job);
         self.state.start_job(job, self.revision);
         Ok(())
+    }
+
+    /// The host would take the job, whatever is true of others.
+    pub(super) fn host_takes(&self, job: &Job, host: &HostState) -> Result<(), No> {
+        let id = &host.host.id;
+        if host.lost_since_ms.is_some() {
+            return Err(No::conflict(id, "is lost"));
+        }
+        if host.host.is_draining {
+            return Err(No::conflict(id, "is draining"));
+        }
+        if let Some(why) = &host.host.unhealthy {
+            return Err(No::conflict(id, format!("is unhealthy: {why}")));
+        }
+        let forbids = TaintEffect::forbids_starts;
+        if let Some(taint) = Taint::untolerated(&host.host.taints, &job.spec.tolerations, forbids) {
+            return Err(No::conflict(
+                id,
+                format!("has the taint {taint}, which the job does not tolerate"),
+            ));
+        }
+        if let Some(shortage) = host.free().shortage(&job.spec.request) {
+            return Err(No::conflict(id, shortage));
+        }
+        let shortage = || {
+            let taken = &host.promised_named;
+            host.host.named.shortage(taken, &job.spec.named)
+        };
+        if !job.spec.named.is_empty()
+            && let Some(shortage) = shortage()
+        {
+            return Err(No::conflict(id, shortage));
+        }
+        self.held_for_others(job, host)?;
+        self.kept_for_more_important(job, host)?;
+        self.constraints(job, &host.host)
     }
 
     fn quota(&self, job: &Job) -> Result<(), No> {

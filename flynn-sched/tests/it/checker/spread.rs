@@ -45,7 +45,7 @@ pub(crate) fn assert_even(before: &ClusterState, started: &Job) {
             .min();
         let fewest = fewest.unwrap_or(there);
         assert!(
-            there + 1 <= fewest + most.max(1),
+            there < fewest + most.max(1),
             "{} makes {:?} uneven: {there} beside {fewest}",
             started.id,
             wish.over

@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -135,11 +136,21 @@ fn family(pid: u32) -> Result<HashSet<u32>> {
     }
 }
 
-/// A port of the loopback that was free a moment ago.
+/// A free port of the loopback, of those that the system does not give to whoever asks for any: between now and its use
+/// only somebody who wants this very one could take it.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
-    Ok(listener.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let next = std::process::id() * 61 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(10_000 + next % PORTS)?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("none of the ports from 10000 on is free")
 }
+
+const PORTS: u32 = 10_000;
 
 /// Name and version of an installed program: the first word with a digit and a dot in what `program flag` prints.
 pub fn version(program: &str, flag: &str) -> Result<String> {

@@ -147,9 +147,7 @@ impl MiniHost {
             known.is_attached.notified().await;
         }
         self.unpack(job, dir).await?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
+        let port = crate::process::free_port();
         let mut child = Command::new(&job.spec.args[0])
             .args(&job.spec.args[1..])
             .current_dir(dir)

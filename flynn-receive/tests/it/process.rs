@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -41,11 +42,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command` in the unpacked slug `dir`, as a host does.
     pub(crate) fn start(dir: &Path, command: &str, more: &[(&str, &str)]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let args = process_args(command);
         let mut child = Command::new(&args[0])
             .args(&args[1..])
@@ -174,4 +171,17 @@ async fn as_the_program_build() {
     let dir = std::env::current_dir().unwrap();
     let code = main_in_job(&dir, std::env::vars().collect()).await;
     assert_eq!(code, std::process::ExitCode::SUCCESS);
+}
+
+/// A free port, of those that the system does not give to whoever asks for any: between now and its use only somebody who
+/// wants this very one could take it.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id() * 61 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + u16::try_from(next % 10_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

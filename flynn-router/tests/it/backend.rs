@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -122,10 +122,17 @@ impl Backend {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// An address that refuses connections.
+    /// An address that refuses connections: of a port that the system does not give to whoever asks for any.
     pub(crate) async fn nobody() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let next = std::process::id() * 61 + NEXT.fetch_add(1, Ordering::Relaxed);
+            let port = 10_000 + u16::try_from(next % 10_000).unwrap();
+            let addr = SocketAddr::from(([127, 0, 0, 1], port));
+            if TcpListener::bind(addr).await.is_ok() {
+                return addr;
+            }
+        }
     }
 }
 

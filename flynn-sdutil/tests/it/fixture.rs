@@ -1,7 +1,14 @@
 //! A discovery server in this process, and `sdutil` as a process of its own.
 
 use std::{
-    net::TcpListener as StdTcpListener, path::Path, process::Stdio, sync::Arc, time::Duration,
+    net::TcpListener as StdTcpListener,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use flynn_discovery::{
@@ -154,10 +161,17 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         .unwrap_or_else(|_| panic!("waited 30 s for {what}"))
 }
 
-/// A port that was free a moment ago.
+/// A free port, of those that the system does not give to whoever asks for any: between now and its use only somebody who
+/// wants this very one could take it.
 pub(crate) fn free_port() -> u16 {
-    let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id() * 61 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + u16::try_from(next % 10_000).unwrap();
+        if StdTcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until a file is there; gives what is in it.

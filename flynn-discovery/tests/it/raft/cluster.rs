@@ -56,11 +56,16 @@ impl Cluster {
         cluster
     }
 
-    /// A member with a free port.
+    /// A member with a port of its own: none of those that the system gives to whoever asks for any.
     pub(crate) async fn new_peer(&self, name: &str) -> Peer {
-        let listener = TcpListener::bind((self.host.as_str(), 0)).await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        Peer::new(MemberId::from_name(name), addr)
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        loop {
+            let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
+            let addr = format!("{}:{port}", self.host);
+            if TcpListener::bind(&addr).await.is_ok() {
+                return Peer::new(MemberId::from_name(name), addr);
+            }
+        }
     }
 
     pub(crate) fn dir(&self, id: MemberId) -> PathBuf {

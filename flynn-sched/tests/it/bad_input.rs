@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use flynn_discovery::{Backend, backend::MemoryBackend};
 use flynn_sched::{
     Cluster, ClusterState, Constraint, DiscoveryCluster, Error, Group, GroupKind, Host, HostLink,
-    Job, JobSpec, Named, Overcommit, Quota, Resources, SimCluster, Transaction,
-    scheduler::ServiceScheduler,
+    Job, JobSpec, LocalCluster, Named, Overcommit, Quota, Resources, SimCluster, Transaction,
+    clock::ManualClock, scheduler::ServiceScheduler, transaction::Change,
 };
 
 use crate::{
@@ -136,7 +136,7 @@ fn a_quota_is_not_passed_by_overflow() {
         memory_bytes: Some(u64::MAX - 1),
         ..Quota::of(flynn_sched::Namespace::default())
     };
-    let put = flynn_sched::transaction::Change::PutQuota(quota.into());
+    let put = Change::PutQuota(quota.into());
     let start = job("one", "g", "a", 1);
     let state = state
         .apply(&Transaction::on(&state).with(put).start(start))
@@ -162,6 +162,48 @@ fn an_unknown_tag_is_named() {
     };
     let why = refusal(&state, of(job("j", "g", "a", 1), spec)).unwrap();
     assert_eq!(why, "needs the tag colour=red, there is none");
+}
+
+#[test]
+fn an_unknown_tag_in_an_expression_is_named_with_what_was_asked_of_it() {
+    let state = cell([host("a", 100)]);
+    let spec = |text: &str| JobSpec {
+        constraints: vec![Constraint::Expression(text.parse().unwrap())],
+        ..JobSpec::default()
+    };
+    for text in [
+        "tag.colour = red",
+        "has tag.colour",
+        "tag.colour in (red, blue)",
+    ] {
+        let why = refusal(&state, of(job("j", "g", "a", 1), spec(text))).unwrap();
+        assert!(why.contains("colour"), "{text}: {why}");
+    }
+    // Not to have a tag is no reason against a host.
+    let other = of(job("j", "g", "a", 1), spec("not has tag.colour"));
+    let applied = state.apply(&Transaction::on(&state).start(other)).unwrap();
+    assert_eq!(applied.refused, vec![]);
+}
+
+#[test]
+fn a_constraint_that_cannot_be_read_is_shown_with_its_place_in_a_whole_description() {
+    let json = r#"{"constraints":[{"expression":"zone in (a, b and cpu > 2"}]}"#;
+    let error = serde_json::from_str::<JobSpec>(json)
+        .unwrap_err()
+        .to_string();
+    let mut lines = error.lines();
+    assert_eq!(
+        lines.next(),
+        Some("at 14: expected ',' or ')', found 'and'"),
+        "{error}"
+    );
+    assert_eq!(lines.next(), Some("  zone in (a, b and cpu > 2"));
+    let marker = lines.next().unwrap();
+    assert!(marker.starts_with("                ^"), "{error}");
+    assert!(
+        marker.contains("line 1 column"),
+        "where in the description: {error}"
+    );
 }
 
 /// What the scheduler says of a group that wants one such job.
@@ -260,6 +302,37 @@ async fn a_host_that_vanishes_between_snapshot_and_commit_is_named_and_the_rest_
     let error = cell.commit(start.all_or_nothing()).await.unwrap_err();
     assert!(!error.to_string().is_empty());
     assert_eq!(cell.snapshot().await.unwrap().jobs().count(), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_vanishes_from_a_local_cell_is_named_too() {
+    let cell = LocalCluster::new(Arc::new(ManualClock::at(1000)));
+    let _a = cell.join(host("a", 100)).await.unwrap();
+    let b = cell.join(host("b", 100)).await.unwrap();
+    let snapshot = cell.state();
+    b.leave().await.unwrap();
+    let start = Transaction::on(&snapshot)
+        .start(job("one", "g", "a", 1))
+        .start(job("two", "g", "b", 1));
+    let whole = cell
+        .commit(start.clone().all_or_nothing())
+        .await
+        .unwrap_err();
+    assert_eq!(whole.to_string(), "host b: is lost");
+    assert!(whole.is_transient());
+    assert_eq!(cell.state().jobs().count(), 0, "nothing happened");
+    let committed = cell.commit(start.clone()).await.unwrap();
+    assert_eq!(committed.refused.len(), 1);
+    assert_eq!(committed.refused[0].host, Some(host_id("b")));
+    assert_eq!(committed.refused[0].why, "is lost");
+    assert_sound(&committed.state);
+    // And when nobody remembers it any more.
+    let forget = Transaction::default().with(Change::ForgetHost(host_id("b")));
+    cell.commit(forget).await.unwrap();
+    let late = Transaction::on(&snapshot).start(job("three", "g", "b", 1));
+    let late = cell.commit(late.all_or_nothing()).await.unwrap_err();
+    assert_eq!(late.to_string(), "host b is not in the cluster");
+    assert!(matches!(late, Error::UnknownHost { .. }), "{late}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod fairness;
 mod fixture;
 mod gangs;
 mod leaving;
+mod multitudes;
 mod overdue;
 mod placement;
 mod placement_search;

@@ -112,6 +112,8 @@ macro_rules! cluster_conformance {
             rules::a_job_is_placed_near_another_only_while_that_one_is_there,
             rules::of_two_concurrent_placements_in_the_fuller_place_one_is_refused,
             rules::concurrent_placements_in_places_that_stay_even_both_succeed,
+            rules::of_two_concurrent_starts_with_one_id_on_different_hosts_one_is_refused,
+            rules::an_id_is_free_again_when_its_job_is_removed,
             rules::concurrent_commits_never_exceed_a_quota,
             rules::a_quota_counts_until_it_is_removed,
             rules::a_named_resource_is_given_once,

@@ -15,6 +15,7 @@
 //! | `quotaseq/<namespace>` | nothing; its version changes with each placement of a namespace that has a quota | commits |
 //! | `cellseq/apart` | nothing; its version changes with each placement that keeps others apart | commits |
 //! | `cellseq/groups` | nothing; its version changes with the first placement of a group | commits |
+//! | `ids/<job>` | nothing; there is one for each listed job whose id was not drawn at random | commits |
 //! | `notes/<group>` | [`GroupStatus`](crate::GroupStatus) | commits |
 //! | `specs/<hash>` | [`JobSpec`](crate::JobSpec), shared by all jobs that name it | commits |
 //! | `jobs/<host>/<job>` | [`Job`], what it should be, with its description's hash | commits |

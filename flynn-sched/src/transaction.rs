@@ -102,7 +102,9 @@ impl Transaction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Places a job on its host.
+    /// Places a job on its host. Its id must be new: draw it, as [`JobIds`](crate::scheduler::JobIds) does, or choose it. Of
+    /// two that choose the same one at the same time, one is refused. (An id in the shape of a random UUID is taken to be
+    /// drawn: a stored cell does not look whether somebody else starts one just like it on another host in that moment.)
     Start(Arc<Job>),
     /// Tells a job to stop. Stopping a job that is gone succeeds.
     Stop(JobId),

@@ -152,6 +152,64 @@ pub async fn concurrent_placements_in_places_that_stay_even_both_succeed(cell: F
     assert_eq!(race(&cell, one, two).await, 2);
 }
 
+/// Of two concurrent starts that chose the same id on different hosts one is refused, and told where the other is.
+pub async fn of_two_concurrent_starts_with_one_id_on_different_hosts_one_is_refused(cell: Fixture) {
+    let _a = join(&cell, host("a", 1000)).await;
+    let _b = join(&cell, host("b", 1000)).await;
+    let state = cell.cluster.snapshot().await.unwrap();
+    for n in 0..8 {
+        let id = format!("web-{n}");
+        let commit = |group: &str, on: &str| {
+            let start = Transaction::on(&state).start(job(&id, group, on, 10));
+            cell.cluster.commit(start)
+        };
+        let (one, two) = future::join(commit("g", "a"), commit("h", "b")).await;
+        let refused = [one.unwrap().refused, two.unwrap().refused].concat();
+        assert_eq!(refused.len(), 1, "round {n}: {refused:?}");
+        let state = cell.cluster.snapshot().await.unwrap();
+        let there = &state.job(&job_id(&id)).unwrap().host;
+        assert_eq!(
+            refused[0].why,
+            format!("a job with this id exists already on host {there}")
+        );
+        assert_eq!(state.jobs().count(), n + 1);
+    }
+}
+
+/// An id may be chosen again when its job has ended and was removed, also by the same transaction.
+pub async fn an_id_is_free_again_when_its_job_is_removed(cell: Fixture) {
+    let _a = join(&cell, host("a", 1000)).await;
+    let _b = join(&cell, host("b", 1000)).await;
+    for (on, other) in [("a", "b"), ("b", "a")] {
+        let state = cell.cluster.snapshot().await.unwrap();
+        let start = Transaction::on(&state).start(job("web-1", "g", on, 10));
+        let committed = cell.cluster.commit(start).await.unwrap();
+        assert_eq!(committed.refused, vec![]);
+        end(&cell, "web-1", on).await;
+        let state = cell.cluster.snapshot().await.unwrap();
+        let again = Transaction::on(&state)
+            .remove(job_id("web-1"))
+            .start(job("web-1", "g", other, 10));
+        let committed = cell.cluster.commit(again).await.unwrap();
+        assert_eq!(committed.refused, vec![]);
+        end(&cell, "web-1", other).await;
+        let remove = Transaction::default().remove(job_id("web-1"));
+        let committed = cell.cluster.commit(remove).await.unwrap();
+        assert_eq!(committed.refused, vec![]);
+        assert_eq!(committed.state.jobs().count(), 0);
+    }
+}
+
+async fn end(cell: &Fixture, id: &str, on: &str) {
+    let done = vec![(job_id(id), super::phase(crate::Phase::Done))];
+    cell.link.report(&super::host_id(on), done).await.unwrap();
+    super::until(cell.cluster.as_ref(), |state| {
+        let job = state.job(&job_id(id)).unwrap();
+        job.status.phase.is_final()
+    })
+    .await;
+}
+
 /// Concurrent commits never exceed a quota, and use it up.
 pub async fn concurrent_commits_never_exceed_a_quota(cell: Fixture) {
     let mut members = Vec::new();

@@ -30,6 +30,8 @@ pub(super) enum CellKey {
     ApartSeq,
     /// Its version counts placements of groups that had none before.
     GroupsSeq,
+    /// Somebody chose this id for a job that is listed.
+    Id(JobId),
 }
 
 impl CellKey {
@@ -80,6 +82,7 @@ impl CellKey {
             ("quotas", None) => Self::Quota(Namespace::parse(id).ok()?),
             ("quotaseq", None) => Self::QuotaSeq(Namespace::parse(id).ok()?),
             ("specs", None) => Self::Spec(id.parse().ok()?),
+            ("ids", None) => Self::Id(JobId::parse(id).ok()?),
             ("cellseq", None) if id == APART => Self::ApartSeq,
             ("cellseq", None) if id == GROUPS => Self::GroupsSeq,
             ("jobs", Some(job)) => Self::Job(host()?, JobId::parse(job).ok()?),
@@ -105,6 +108,7 @@ impl fmt::Display for CellKey {
             Self::Spec(hash) => write!(f, "specs/{hash}"),
             Self::ApartSeq => write!(f, "cellseq/{APART}"),
             Self::GroupsSeq => write!(f, "cellseq/{GROUPS}"),
+            Self::Id(id) => write!(f, "ids/{id}"),
             Self::Job(host, id) => write!(f, "jobs/{host}/{id}"),
             Self::Status(host, id) => write!(f, "status/{host}/{id}"),
         }

@@ -217,7 +217,7 @@ impl Taking {
                     self.state.put_quota(Arc::new(quota));
                 }
             }
-            CellKey::QuotaSeq(_) | CellKey::ApartSeq | CellKey::GroupsSeq => {}
+            CellKey::QuotaSeq(_) | CellKey::ApartSeq | CellKey::GroupsSeq | CellKey::Id(_) => {}
             CellKey::HostSeq(id) => self.state.touch_host(id, version),
             CellKey::GroupSeq(id) => {
                 self.placed.insert(id.clone());
@@ -287,7 +287,8 @@ impl Taking {
             | CellKey::HostSeq(_)
             | CellKey::QuotaSeq(_)
             | CellKey::ApartSeq
-            | CellKey::GroupsSeq => {}
+            | CellKey::GroupsSeq
+            | CellKey::Id(_) => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! From accepted changes to compares and ops of the store. Pure.
 
+mod chosen;
 mod neighbours;
 mod sweep;
 
@@ -272,6 +273,7 @@ impl Planner<'_> {
                 step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
                 self.touch(&mut step, &job.host, &job.group);
                 self.neighbours(&mut step, job);
+                self.take_id(&mut step, &job.id);
                 let namespace = &job.spec.namespace;
                 step.expect(self.mirror, CellKey::Quota(namespace.clone()));
                 if self.after.quota(namespace).is_some() {
@@ -320,6 +322,7 @@ impl Planner<'_> {
                     self.touch(&mut step, &job.host, &job.group);
                     step.delete(CellKey::Job(job.host.clone(), job.id.clone()));
                     step.delete(CellKey::Status(job.host.clone(), job.id.clone()));
+                    Self::free_id(&mut step, id);
                     Some(job.group.clone())
                 }
                 None => None,

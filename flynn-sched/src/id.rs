@@ -60,6 +60,11 @@ macro_rules! ids {
                 }
             }
         }
+        impl Head for $name {
+            fn head(&self) -> u64 {
+                self.head
+            }
+        }
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.text
@@ -130,6 +135,12 @@ impl Default for Namespace {
         });
         DEFAULT.clone()
     }
+}
+
+/// How an id begins.
+pub(crate) trait Head {
+    /// A number in whose order ids are, but for those that begin alike.
+    fn head(&self) -> u64;
 }
 
 /// Compares texts with equal heads, and looks at them only if it must: a copy of an id shares its text, and a text that is

@@ -201,6 +201,14 @@ impl ClusterState {
 
     /// The jobs that are meant and not at their end.
     pub fn live(&self, jobs: &Jobs) -> impl Iterator<Item = &Arc<Job>> {
+        self.meant(jobs)
+            .flatten()
+            .filter_map(|id| self.job(id))
+            .filter(|job| !job.status.phase.is_final())
+    }
+
+    /// The ids of the jobs that are meant, by group.
+    fn meant(&self, jobs: &Jobs) -> impl Iterator<Item = &OrdSet<JobId>> {
         let (first, prefix) = match jobs {
             Jobs::Group(id) => (id.as_str(), None),
             Jobs::Prefix(prefix) => (prefix.as_str(), Some(prefix.as_str())),
@@ -211,9 +219,16 @@ impl ClusterState {
                 Some(prefix) => group.as_str().starts_with(prefix),
                 None => group.as_str() == first,
             })
-            .flat_map(|(_, ids)| ids)
-            .filter_map(|id| self.job(id))
-            .filter(|job| !job.status.phase.is_final())
+            .map(|(_, ids)| ids)
+    }
+
+    /// Are so many jobs meant, or fewer? Those at their end count too.
+    fn are_at_most(&self, jobs: &Jobs, most: usize) -> bool {
+        let mut count = 0;
+        self.meant(jobs).all(|ids| {
+            count += ids.len();
+            count <= most
+        })
     }
 
     /// Is one of the jobs in the same place as `host`?
@@ -222,7 +237,7 @@ impl ClusterState {
         if *within == Domain::Host {
             // Those on the host are fewer than those of a large group, and those of a small group fewer than they.
             let here = self.host(&host.id).map_or(0, |host| host.jobs.len());
-            return if self.live(jobs).nth(here).is_none() {
+            return if self.are_at_most(jobs, here) {
                 self.live(jobs).any(|job| job.host == host.id)
             } else {
                 self.jobs_on(&host.id)
@@ -238,17 +253,7 @@ impl ClusterState {
     /// A group whose jobs must be apart from those of `group` and has one in the same place as `host`.
     #[must_use]
     pub fn repelled_by(&self, host: &Host, group: &GroupId) -> Option<&GroupId> {
-        let (within, near) = self.keeping_apart.from(group).find_map(|(within, hosts)| {
-            let near = if *within == Domain::Host {
-                hosts.get_key_value(&host.id).map(|(id, _)| id)
-            } else {
-                hosts.keys().find(|id| {
-                    self.host(id)
-                        .is_some_and(|other| within.of(&other.host) == within.of(host))
-                })
-            };
-            Some((within, near?))
-        })?;
+        let (within, near) = self.repelling(host, group)?;
         let keeps_apart = |constraint: &Constraint| {
             matches!(constraint, Constraint::Apart { jobs, within: domain }
                 if domain == within && jobs.matches(group))
@@ -268,6 +273,30 @@ impl ClusterState {
         let host = &host.host;
         let drains = host.is_draining && host.drain_by_ms.is_some();
         !job.status.phase.is_final() && (drains || host.drives_out(&job.spec).is_some())
+    }
+
+    /// Is there a job in the same place as `host` that keeps jobs of `group` apart?
+    pub(crate) fn is_repelled(&self, host: &Host, group: &GroupId) -> bool {
+        self.has_repelling() && self.repelling(host, group).is_some()
+    }
+
+    /// A host in the same place as `host` with a job that keeps those of `group` out of this domain.
+    fn repelling<'s>(
+        &'s self,
+        host: &Host,
+        group: &'s GroupId,
+    ) -> Option<(&'s Domain, &'s HostId)> {
+        self.keeping_apart.from(group).find_map(|(within, hosts)| {
+            let near = if *within == Domain::Host {
+                hosts.get_key_value(&host.id).map(|(id, _)| id)
+            } else {
+                hosts.keys().find(|id| {
+                    self.host(id)
+                        .is_some_and(|other| within.of(&other.host) == within.of(host))
+                })
+            };
+            Some((within, near?))
+        })
     }
 
     /// Which jobs keep which others apart.

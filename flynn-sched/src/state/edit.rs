@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     Group, GroupId, GroupStatus, Host, HostId, Job, JobId, JobSpec, JobStatus, Named, Namespace,
-    Quota, Resources,
+    Quota, Resources, id::Head as _,
 };
 
 use super::{ClusterState, HostState, JobEntry};
@@ -151,21 +151,28 @@ impl ClusterState {
         self.link(job, reported, version, now_ms);
     }
 
-    /// Writes a job that is not known yet.
-    pub(crate) fn start_job(&mut self, job: Arc<Job>, version: u64) {
-        debug_assert!(!self.jobs.contains_key(&job.id), "its start was checked");
-        self.link(job, 0, version, 0);
-    }
-
     /// Puts a job that is in no index into all of them.
     fn link(&mut self, mut job: Arc<Job>, reported: u64, version: u64, now_ms: u64) {
+        self.count_in(&mut job, version, now_ms);
+        if let Some(host) = self.hosts.get_mut(&job.host) {
+            host.jobs.insert(job.id.clone());
+        }
+        self.jobs_by_group
+            .entry(job.group.clone())
+            .or_default()
+            .insert(job.id.clone());
+        self.jobs.insert(job.id.clone(), JobEntry { job, reported });
+    }
+
+    /// Counts a job that is in no index in all sums. Its host is known afterwards.
+    pub(crate) fn count_in(&mut self, job: &mut Arc<Job>, version: u64, now_ms: u64) {
         if let Some(group) = self.groups.get(&job.group)
             && !Arc::ptr_eq(&job.spec, &group.spec)
             && job.spec == group.spec
         {
             // A cell of many equal jobs keeps one description.
             let spec = Arc::clone(&group.spec);
-            Arc::make_mut(&mut job).spec = spec;
+            Arc::make_mut(job).spec = spec;
         }
         let host = match self.hosts.get_mut(&job.host) {
             Some(host) => host,
@@ -175,7 +182,6 @@ impl ClusterState {
                 self.hosts.entry(job.host.clone()).or_insert(lost)
             }
         };
-        host.jobs.insert(job.id.clone());
         host.version = host.version.max(version);
         let is_live = !job.status.phase.is_final();
         if is_live {
@@ -184,23 +190,60 @@ impl ClusterState {
                 host.promised_named.add(&job.spec.named);
             }
             host.with_ports += u32::from(job.spec.fixed_ports().next().is_some());
-            self.usage
-                .entry(job.spec.namespace.clone())
-                .or_default()
-                .add(&job.spec);
+            let namespace = &job.spec.namespace;
+            match self.usage.get_mut(namespace) {
+                Some(usage) => usage.add(&job.spec),
+                None => self
+                    .usage
+                    .entry(namespace.clone())
+                    .or_default()
+                    .add(&job.spec),
+            }
             self.keeping_apart.add(&job.spec, &job.host);
         }
-        self.jobs_by_group
-            .entry(job.group.clone())
-            .or_default()
-            .insert(job.id.clone());
         match self.group_versions.get_mut(&job.group) {
             Some(known) => *known = version.max(*known),
             None => {
                 self.group_versions.insert(job.group.clone(), version);
             }
         }
-        self.jobs.insert(job.id.clone(), JobEntry { job, reported });
+    }
+
+    /// Puts jobs that are in no index, are [counted in](Self::count_in) and of which nobody has reported yet into all
+    /// indices: into each in an order in which what lies beside each other in memory is written one after the other.
+    pub(crate) fn enlist(&mut self, jobs: Vec<Arc<Job>>) {
+        let of_groups = jobs.chunk_by(|a, b| a.group == b.group);
+        for of_group in of_groups {
+            let ids = self.jobs_by_group.entry(of_group[0].group.clone());
+            let ids = ids.or_default();
+            for job in of_group {
+                ids.insert(job.id.clone());
+            }
+        }
+        let by = |head: fn(&Job) -> u64| {
+            let mut order: Vec<(u64, u32)> =
+                (0..).zip(&jobs).map(|(n, job)| (head(job), n)).collect();
+            order.sort_unstable();
+            order.into_iter().map(|(_, n)| &jobs[n as usize])
+        };
+        let on_hosts: Vec<&Arc<Job>> = by(|job| job.host.head()).collect();
+        for on_host in on_hosts.chunk_by(|a, b| a.host == b.host) {
+            if let Some(host) = self.hosts.get_mut(&on_host[0].host) {
+                for job in on_host {
+                    host.jobs.insert(job.id.clone());
+                }
+            }
+        }
+        let mut by_id: Vec<&Arc<Job>> = by(|job| job.id.head()).collect();
+        for near in by_id.chunks_mut(SCATTERED) {
+            scatter(near);
+            for job in near {
+                debug_assert!(!self.jobs.contains_key(&job.id), "its start was checked");
+                let job = Arc::clone(job);
+                let entry = JobEntry { job, reported: 0 };
+                self.jobs.insert(entry.job.id.clone(), entry);
+            }
+        }
     }
 
     pub(crate) fn remove_job(&mut self, id: &JobId, version: u64) {
@@ -295,3 +338,17 @@ fn empty(host: Arc<Host>, version: u64, lost_since_ms: Option<u64>) -> HostState
 fn unknown_host(id: HostId) -> Host {
     Host::new(id, Resources::default())
 }
+
+/// Takes neighbours apart. A tree that is filled strictly in order splits every leaf when it is full and never comes back to
+/// the first half; filled like this, its leaves are as full as those of one that is filled in no order at all.
+fn scatter<T>(sorted: &mut [T]) {
+    let len = sorted.len();
+    for n in 0..len {
+        sorted.swap(n, (n * STRIDE + STRIDE / 2) % len);
+    }
+}
+
+/// How many jobs that are neighbours are written in no order.
+const SCATTERED: usize = 128;
+/// A prime number that is far from all powers of two.
+const STRIDE: usize = 47;

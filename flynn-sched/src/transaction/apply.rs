@@ -7,6 +7,7 @@ mod refusal;
 mod reserve;
 mod spread;
 mod start;
+mod starting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,7 @@ use crate::{
 
 use refusal::{No, NoKind};
 use spread::Skews;
+use starting::Starting;
 
 /// What applying a transaction to a state gives.
 #[derive(Debug, Clone)]
@@ -52,11 +54,12 @@ impl ClusterState {
             incomplete: BTreeSet::new(),
             budgets: BTreeMap::new(),
             skews: Skews::default(),
+            starting: Starting::of(self, transaction),
         };
         let mut accepted = Vec::with_capacity(transaction.changes.len());
         let mut refused = Vec::new();
-        for change in &transaction.changes {
-            match applying.change(change) {
+        for (n, change) in transaction.changes.iter().enumerate() {
+            match applying.change(n, change) {
                 Ok(()) if matches!(change, Change::ExpectGroup { .. }) => {}
                 Ok(()) => accepted.push(change.clone()),
                 Err(no) if transaction.mode == Mode::AllOrNothing => {
@@ -73,6 +76,7 @@ impl ClusterState {
                 }
             }
         }
+        applying.write_jobs();
         let mut state = applying.state;
         if !accepted.is_empty() {
             state.reach(self.revision() + 1);
@@ -98,17 +102,22 @@ struct Applying<'t> {
     budgets: BTreeMap<GroupId, Budget>,
     /// Where jobs are that are to be spread strictly.
     skews: Skews,
+    starting: Starting,
 }
 
 impl Applying<'_> {
-    fn change(&mut self, change: &Change) -> Result<(), No> {
+    /// Applies the nth change.
+    fn change(&mut self, n: usize, change: &Change) -> Result<(), No> {
+        if looks_for_jobs(change) || self.starting.is_doubtful(n) {
+            self.write_jobs();
+        }
         match change {
             Change::Start(_) | Change::ExpectGroup { .. } => {}
             Change::ForgetHost(_) => self.skews.forget_hosts(),
             _ => self.skews.forget(),
         }
         match change {
-            Change::Start(job) => self.start(job),
+            Change::Start(job) => self.start(job, self.starting.is_doubtful(n)),
             Change::Stop(id) => self.stop(id),
             Change::Evict { job, why } => self.evict(job, why),
             Change::Remove(id) => self.remove(id),
@@ -215,5 +224,24 @@ impl Applying<'_> {
             ));
         }
         Ok(())
+    }
+}
+
+/// Does it depend on jobs beyond what is promised to them? Of starts, only those that say so in their description.
+fn looks_for_jobs(change: &Change) -> bool {
+    match change {
+        Change::Start(_)
+        | Change::PutGroup(_)
+        | Change::ExpectGroup { .. }
+        | Change::Note { .. }
+        | Change::PutQuota(_)
+        | Change::RemoveQuota(_) => false,
+        Change::Stop(_)
+        | Change::Evict { .. }
+        | Change::Remove(_)
+        | Change::RemoveGroup(_)
+        | Change::PutReservation(_)
+        | Change::RemoveReservation { .. }
+        | Change::ForgetHost(_) => true,
     }
 }

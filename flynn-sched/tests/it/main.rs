@@ -38,6 +38,7 @@ mod sim_plots;
 mod sim_traces;
 mod simulation;
 mod spread;
+mod starts;
 mod stored;
 mod transactions;
 mod what_if;

@@ -54,10 +54,15 @@ impl Skews {
 }
 
 impl Applying<'_> {
-    /// The job does not make its group less even than it may be.
-    pub(super) fn evenly_spread(&mut self, job: &Arc<Job>) -> Result<(), No> {
+    /// Is the group to be spread strictly, and has it changed since the snapshot?
+    pub(super) fn must_be_even(&self, job: &Job) -> bool {
         let is_strict = job.spec.spread.iter().any(|wish| wish.max_skew.is_some());
-        if !is_strict || self.before.group_version(&job.group) <= self.transaction.basis {
+        is_strict && self.before.group_version(&job.group) > self.transaction.basis
+    }
+
+    /// The job does not make its group less even than it may be. All jobs are written that this transaction has started.
+    pub(super) fn evenly_spread(&mut self, job: &Arc<Job>) -> Result<(), No> {
+        if !self.must_be_even(job) {
             return Ok(());
         }
         for wish in &job.spec.spread {

@@ -114,6 +114,8 @@ macro_rules! cluster_conformance {
             rules::concurrent_placements_in_places_that_stay_even_both_succeed,
             rules::of_two_concurrent_starts_with_one_id_on_different_hosts_one_is_refused,
             rules::an_id_is_free_again_when_its_job_is_removed,
+            rules::the_first_of_those_near_each_other_may_be_anywhere_and_the_next_is_near,
+            rules::of_two_concurrent_first_ones_that_must_be_near_one_is_refused,
             rules::concurrent_commits_never_exceed_a_quota,
             rules::a_quota_counts_until_it_is_removed,
             rules::a_named_resource_is_given_once,

@@ -25,7 +25,8 @@ pub enum Constraint {
     Expression(Expression),
     /// No two jobs of the group on one host.
     DistinctHosts,
-    /// At least one of these jobs is in the same place (affinity).
+    /// At least one of these jobs is in the same place (affinity). Where the job is meant itself, the first of them may
+    /// be anywhere, as with the pod affinity of Kubernetes.
     Near {
         /// The others.
         jobs: Jobs,

@@ -250,6 +250,18 @@ impl ClusterState {
         })
     }
 
+    /// May a job of `group` that must be near one of the jobs be on `host`? The first of those that are to be near each
+    /// other may be anywhere: there is nobody to be near to yet.
+    pub(crate) fn is_near(
+        &self,
+        host: &Host,
+        group: &GroupId,
+        jobs: &Jobs,
+        within: &Domain,
+    ) -> bool {
+        self.has_near(host, jobs, within) || jobs.matches(group) && self.live(jobs).next().is_none()
+    }
+
     /// A group whose jobs must be apart from those of `group` and has one in the same place as `host`.
     #[must_use]
     pub fn repelled_by(&self, host: &Host, group: &GroupId) -> Option<&GroupId> {

@@ -307,3 +307,65 @@ pub async fn a_host_that_is_tainted_meanwhile_takes_no_more_jobs(cell: Fixture) 
     assert_eq!(committed.refused.len(), 1);
     assert!(committed.refused[0].why.contains("taint"));
 }
+
+fn near(jobs: Jobs) -> Constraint {
+    Constraint::Near {
+        jobs,
+        within: Domain::Zone,
+    }
+}
+
+/// The first of jobs that are to be near each other may be anywhere, and the next is near it; when none is left, the next
+/// is a first one again.
+pub async fn the_first_of_those_near_each_other_may_be_anywhere_and_the_next_is_near(
+    cell: Fixture,
+) {
+    let _a = join(&cell, in_zone("a", "y")).await;
+    let _b = join(&cell, in_zone("b", "z")).await;
+    let itself = || near(Jobs::Group(group_id("g")));
+    let state = cell.cluster.snapshot().await.unwrap();
+    let both = Transaction::on(&state)
+        .start(constrained("first", "g", "b", itself()))
+        .start(constrained("second", "g", "b", itself()))
+        .start(constrained("far", "g", "a", itself()));
+    let committed = cell.cluster.commit(both).await.unwrap();
+    let refused: Vec<_> = committed.refused.iter().map(|r| r.host.clone()).collect();
+    assert_eq!(refused, [Some(super::host_id("a"))]);
+    let far = Transaction::on(&committed.state).start(constrained("far", "g", "a", itself()));
+    let committed = cell.cluster.commit(far).await.unwrap();
+    assert_eq!(committed.refused.len(), 1);
+    let done = ["first", "second"].map(|id| (job_id(id), super::phase(crate::Phase::Done)));
+    cell.link
+        .report(&super::host_id("b"), done.to_vec())
+        .await
+        .unwrap();
+    let ended = |state: &crate::ClusterState| state.jobs().all(|job| job.status.phase.is_final());
+    let state = super::until(cell.cluster.as_ref(), ended).await;
+    let far = Transaction::on(&state).start(constrained("far", "g", "a", itself()));
+    let committed = cell.cluster.commit(far).await.unwrap();
+    assert_eq!(committed.refused, vec![]);
+    // Who is not meant itself is nobody's first.
+    let other = constrained("other", "h", "b", near(Jobs::Group(group_id("none"))));
+    let other = Transaction::on(&committed.state).start(other);
+    let committed = cell.cluster.commit(other).await.unwrap();
+    assert_eq!(committed.refused.len(), 1);
+}
+
+/// Of two concurrent first ones that must be near each other, and are in different zones, one is refused.
+pub async fn of_two_concurrent_first_ones_that_must_be_near_one_is_refused(cell: Fixture) {
+    let _a = join(&cell, in_zone("a", "y")).await;
+    let _b = join(&cell, in_zone("b", "z")).await;
+    for n in 0..8 {
+        let (app, one, two) = (format!("app{n}."), format!("one{n}"), format!("two{n}"));
+        let (mine, theirs, jobs) = if n % 2 == 0 {
+            let group = format!("{app}web");
+            (group.clone(), group.clone(), Jobs::Group(group_id(&group)))
+        } else {
+            let prefix = Jobs::Prefix(app.clone());
+            (format!("{app}web"), format!("{app}db"), prefix)
+        };
+        let one = constrained(&one, &mine, "a", near(jobs.clone()));
+        let two = constrained(&two, &theirs, "b", near(jobs));
+        assert_eq!(race(&cell, one, two).await, 1, "round {n}");
+    }
+}

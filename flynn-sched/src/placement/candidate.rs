@@ -139,6 +139,11 @@ impl<'b> Candidate<'b> {
         self.tally.has_near(self.board, self.slot, jobs, within)
     }
 
+    /// Is none of the jobs anywhere in the cell, claims of this round included?
+    pub(super) fn has_nowhere(&self, jobs: &Jobs, within: &Domain) -> bool {
+        self.tally.has_nowhere(self.board, jobs, within)
+    }
+
     /// A domain within which a job that is there keeps the group's jobs out of the host's place.
     #[must_use]
     pub fn kept_out_within(&self) -> Option<&'b Domain> {

@@ -125,7 +125,7 @@ fn unmet<'n>(need: &Need<'n>, candidate: &Candidate<'_>) -> impl Iterator<Item =
     constraints.filter(|constraint| !constraint.admits(candidate.host))
 }
 
-/// In the host's rack, zone or tag are the jobs that the job must be near to, and none that it must be apart from or that
+/// In the host's rack, zone or tag are the jobs that the job must be near to (unless it is the first of them), and none that it must be apart from or that
 /// must be apart from it.
 #[derive(Debug, Clone, Copy)]
 pub struct NearAndApart;
@@ -153,7 +153,7 @@ impl Filter for NearAndApart {
     }
 }
 
-/// On the host are the jobs that the job must be near to, and none that it must be apart from or that must be apart from
+/// On the host are the jobs that the job must be near to (unless it is the first of them), and none that it must be apart from or that must be apart from
 /// it.
 #[derive(Debug, Clone, Copy)]
 pub struct NearAndApartOnHosts;
@@ -196,7 +196,11 @@ fn misplaced<'n>(
 ) -> Option<&'n Constraint> {
     let mut constraints = need.spec.constraints.iter();
     constraints.find(|constraint| match constraint {
-        Constraint::Near { jobs, within } => is_meant(within) && !candidate.has_near(jobs, within),
+        Constraint::Near { jobs, within } => {
+            let is_near = candidate.has_near(jobs, within)
+                || jobs.matches(need.group) && candidate.has_nowhere(jobs, within);
+            is_meant(within) && !is_near
+        }
         Constraint::Apart { jobs, within } => is_meant(within) && candidate.has_near(jobs, within),
         _ => false,
     })

@@ -191,7 +191,10 @@ impl Plan {
         }
         for (jobs, presence) in &mut self.near {
             if jobs.matches(group) {
+                let was_nowhere = presence.is_nowhere();
                 presence.add(at, more);
+                // The first of those that are near each other was free to go anywhere, the next is not.
+                self.is_stale |= was_nowhere != presence.is_nowhere();
             }
         }
         for constraint in &spec.constraints {
@@ -367,6 +370,10 @@ impl Presence {
 
     pub(super) fn is_at(&self, at: usize) -> bool {
         !self.counts.is_empty() && self.counts.get(&self.place(at)).is_some_and(|n| *n > 0)
+    }
+
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.counts.values().all(|n| *n <= 0)
     }
 
     fn add(&mut self, at: usize, more: i64) {

@@ -134,6 +134,15 @@ impl Tally {
         board.state.has_near(host, jobs, within) || board.claims.of_jobs(jobs).any(claimed)
     }
 
+    pub(super) fn has_nowhere(&self, board: &Board, jobs: &Jobs, within: &Domain) -> bool {
+        if let Some(near) = self.plan.as_ref().and_then(|plan| plan.near(jobs, within)) {
+            return near.is_nowhere();
+        }
+        let known = i64::try_from(board.state.live(jobs).count()).unwrap_or(i64::MAX);
+        let claimed: i64 = board.claims.of_jobs(jobs).map(|(_, more)| more).sum();
+        known.saturating_add(claimed) <= 0
+    }
+
     pub(super) fn kept_out(&self, at: usize) -> Option<&Domain> {
         let plan = self.plan.as_ref()?;
         let mut out = plan.kept_out.iter().filter(|near| near.is_at(at));

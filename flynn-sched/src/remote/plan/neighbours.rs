@@ -13,7 +13,8 @@
 //! A job that is to be spread strictly ([`Spread::max_skew`](crate::Spread::max_skew)) rests on all jobs of its own group, and
 //! compares its sequence number.
 //!
-//! [`Constraint::Near`] rests on one job that is there: that job must still be listed.
+//! [`Constraint::Near`] rests on one job that is there: that job must still be listed. The first of jobs that are to be
+//! near each other rests on none of them being there: it compares what one that keeps apart from them would.
 
 use flynn_discovery::backend::Condition;
 
@@ -56,13 +57,7 @@ impl Planner<'_> {
 
     fn apart(&self, step: &mut Chunk, jobs: &Jobs) {
         step.touch(CellKey::ApartSeq);
-        for group in self.mirror.placed(jobs) {
-            step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
-        }
-        match jobs {
-            Jobs::Group(group) => step.expect(self.mirror, CellKey::GroupSeq(group.clone())),
-            Jobs::Prefix(_) => step.expect(self.mirror, CellKey::GroupsSeq),
-        }
+        self.as_placed(step, jobs);
     }
 
     fn near(&self, step: &mut Chunk, job: &Job, jobs: &Jobs, within: &Domain) {
@@ -78,6 +73,20 @@ impl Planner<'_> {
         if let Some(witness) = witness {
             let key = CellKey::Job(witness.host.clone(), witness.id.clone());
             step.compares.insert(key, Condition::Present);
+        } else if jobs.matches(&job.group) {
+            // The first of those that are near each other rests on none of them being there.
+            self.as_placed(step, jobs);
+        }
+    }
+
+    /// None of these jobs is placed that the mirror does not know.
+    fn as_placed(&self, step: &mut Chunk, jobs: &Jobs) {
+        for group in self.mirror.placed(jobs) {
+            step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
+        }
+        match jobs {
+            Jobs::Group(group) => step.expect(self.mirror, CellKey::GroupSeq(group.clone())),
+            Jobs::Prefix(_) => step.expect(self.mirror, CellKey::GroupsSeq),
         }
     }
 }

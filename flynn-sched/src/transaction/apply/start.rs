@@ -123,7 +123,7 @@ impl Applying<'_> {
                 return no(constraint.lack(host));
             }
             match constraint {
-                Constraint::Near { jobs, within } if !self.has_near(host, jobs, within)? => {
+                Constraint::Near { jobs, within } if !self.is_near(job, host, jobs, within)? => {
                     return no(constraint.lack(host));
                 }
                 Constraint::Apart { jobs, within } if self.has_near(host, jobs, within)? => {
@@ -162,6 +162,20 @@ impl Applying<'_> {
             }
         }
         Ok(())
+    }
+
+    /// May the job, which must be near one of the jobs, be on `host`? The first of those that are to be near each other may
+    /// be anywhere.
+    fn is_near(
+        &self,
+        job: &Job,
+        host: &Host,
+        jobs: &Jobs,
+        within: &Domain,
+    ) -> Result<bool, NotYet> {
+        let is_first = jobs.matches(&job.group) && self.starting.few(jobs)?.is_empty();
+        Ok(is_first && self.state.live(jobs).next().is_none()
+            || self.has_near(host, jobs, within)?)
     }
 
     /// Is one of the jobs in the same place as `host`, written or not?

@@ -13,7 +13,10 @@ mod room;
 mod search;
 mod shortlist;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
     Budget, ClusterState, Constraint, Eviction, Group, GroupId, HostId, Job, JobId, JobSpec,
@@ -84,6 +87,12 @@ impl Preemptor {
         self
     }
 
+    /// The same, and never more than so many.
+    pub(crate) fn at_most(mut self, max: usize) -> Self {
+        self.max_victims = self.max_victims.min(max);
+        self
+    }
+
     /// Begins a round on a snapshot. The jobs to make room for would start at `now_ms` (milliseconds since the Unix
     /// epoch), which matters to reservations.
     #[must_use]
@@ -112,6 +121,7 @@ impl Preemptor {
                 known: BTreeMap::new(),
                 exhausted: Vec::new(),
             },
+            alone: BTreeSet::new(),
             shortlist: None,
             victims: 0,
         }
@@ -129,6 +139,8 @@ pub struct Preemption<'s> {
     /// The groups whose jobs keep others away.
     keeping_apart: Vec<&'s Group>,
     budgets: Budgets<'s>,
+    /// Where jobs were planned that have no others of their group beside them.
+    alone: BTreeSet<(usize, GroupId)>,
     /// The hosts by cost, for the group that was asked for last.
     shortlist: Option<Shortlist>,
     victims: usize,
@@ -302,9 +314,12 @@ impl<'s> Preemption<'s> {
         self.rooms[at].at_least(self.state, taker)?;
         let is_suitable = Taint::untolerated(&host.taints, &spec.tolerations, forbids).is_none()
             && spec.constraints.iter().all(|constraint| match constraint {
-                Constraint::Near { jobs, within } => self.state.has_near(host, jobs, within),
+                Constraint::Near { jobs, within } => {
+                    self.state.is_near(host, &taker.group.id, jobs, within)
+                }
                 other => other.admits(host),
-            });
+            })
+            && (self.alone.is_empty() || !self.alone.contains(&(at, taker.group.id.clone())));
         if !is_suitable {
             return Err(Obstacle::Unsuitable);
         }
@@ -414,6 +429,9 @@ impl<'s> Preemption<'s> {
         }
         for group in std::mem::take(&mut self.budgets.exhausted) {
             self.protect(group);
+        }
+        if group.spec.constraints.contains(&Constraint::DistinctHosts) {
+            self.alone.insert((found.at, group.id.clone()));
         }
         let room = &mut self.rooms[found.at];
         room.claim(&group.spec);

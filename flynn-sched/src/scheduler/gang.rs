@@ -7,7 +7,7 @@ mod start;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    ClusterState, Error, Forgotten, Group, GroupId, GroupKind, GroupStatus, Transaction,
+    ClusterState, Error, Forgotten, Group, GroupId, GroupKind, GroupStatus, Preemptor, Transaction,
     clock::millis,
     placement::{Board, LeastLoaded, Placer},
     scheduler::{
@@ -33,6 +33,12 @@ use crate::{
 /// Then all its jobs are stopped in one transaction, and all are started anew, without a delay; that does not count as a
 /// retry. A gang whose [`Group::max_unavailable`] is less than its jobs is not moved at all. Its note says what keeps it.
 ///
+/// Gangs are tried by priority, then by how long they have waited; of their namespace's quota they ask for all at once.
+/// [With preemption](Self::with_preemption), jobs go for a gang that is more important: all that must go for all of it
+/// in one transaction, within their [budgets](crate::Budget), at most [`MAX_VICTIMS`](Self::MAX_VICTIMS), and only if the
+/// whole gang fits then; otherwise nobody goes. A gang that itself went for something more important takes no room in
+/// turn.
+///
 /// A gang never holds room while it waits for more, so no two gangs can wait for each other. Against starvation by small
 /// jobs, one gang at a time has hosts kept free for it after it has waited for
 /// [a while](Self::with_hold_after); see [`GroupStatus::held`].
@@ -42,6 +48,7 @@ pub struct GangScheduler {
     lost_grace: Duration,
     hold_after: Duration,
     backoff: RestartBackoff,
+    preemptor: Option<Preemptor>,
     /// Gangs that the cell can never start, by the version of the group it was said of, and why.
     impossible: BTreeMap<GroupId, (u64, String)>,
     /// Of the last round.
@@ -55,6 +62,7 @@ impl Default for GangScheduler {
             lost_grace: Self::LOST_GRACE,
             hold_after: Self::HOLD_AFTER,
             backoff: RestartBackoff::default(),
+            preemptor: None,
             impossible: BTreeMap::new(),
             board: None,
         }
@@ -68,6 +76,8 @@ impl GangScheduler {
     pub const HOLD_AFTER: Duration = Duration::from_secs(60);
     /// How many ended jobs of a gang's earlier attempts are kept to look at.
     pub const HISTORY: usize = 50;
+    /// How many jobs go for one gang at most.
+    pub const MAX_VICTIMS: usize = 256;
     /// The most jobs a gang may have.
     pub const MAX_MEMBERS: u32 = 100_000;
 
@@ -102,6 +112,14 @@ impl GangScheduler {
     #[must_use]
     pub fn with_backoff(mut self, backoff: RestartBackoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Makes room by this preemptor for gangs that it [serves](Preemptor::serves), of at most
+    /// [`Nomination::MAX_OF_GROUP`](crate::Nomination::MAX_OF_GROUP) jobs. By default nothing is preempted for a gang.
+    #[must_use]
+    pub fn with_preemption(mut self, preemptor: Preemptor) -> Self {
+        self.preemptor = Some(preemptor);
         self
     }
 

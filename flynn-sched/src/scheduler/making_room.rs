@@ -89,6 +89,27 @@ impl<'s> MakingRoom<'s> {
         }
     }
 
+    /// The nominations of a group whose jobs start together: all of them, as long as each stands for which somebody goes
+    /// (or, if nobody goes, one of them).
+    pub(super) fn seats_together(&self, group: &Group, context: &mut Context<'_>) -> Seats {
+        let status = self.state.group_status(&group.id);
+        let nominated = status.map_or(&[][..], |status| &status.nominated);
+        let mut going = nominated.iter().filter(|seat| !seat.victims.is_empty());
+        let stand = if nominated.iter().all(|seat| seat.victims.is_empty()) {
+            nominated.iter().any(|seat| self.stands(seat, context))
+        } else {
+            going.all(|seat| self.stands(seat, context))
+        };
+        if stand {
+            Seats {
+                open: nominated.to_vec(),
+                new: Vec::new(),
+            }
+        } else {
+            Seats::default()
+        }
+    }
+
     fn stands(&self, nomination: &Nomination, context: &mut Context<'_>) -> bool {
         let host = self.state.host(&nomination.host);
         if host.is_none_or(|host| !host.is_schedulable()) {

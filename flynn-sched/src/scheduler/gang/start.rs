@@ -6,7 +6,10 @@ use crate::{
     Group, GroupStatus, Job, Transaction,
     clock::millis,
     placement::Need,
-    scheduler::{Context, GangScheduler, Round, attempt::number, hold, together::place_all},
+    scheduler::{
+        Context, GangScheduler, Round, attempt::number, gang::room::Clearing, hold,
+        together::place_all,
+    },
     transaction::Change,
 };
 
@@ -89,14 +92,14 @@ impl GangScheduler {
             hold::turn(a, &round.status(a)).cmp(&hold::turn(b, &round.status(b)))
         });
         let mut can_hold = true;
-        let mut proposals = Vec::new();
+        let mut notes = Vec::new();
         for (group, count) in due {
-            let mut changes = Vec::new();
+            let mut clearing = Clearing::default();
             let (why, fit) = match self.start(round, group, count, context) {
                 Ok(transaction) => return Some(transaction),
                 Err(Short::Barred(why)) => (why, None),
                 Err(Short::NoRoom { fit, mut why }) => {
-                    changes = self.reclaim_all(round, group, (count, fit), &mut why, context);
+                    clearing = self.clear(round, group, (count, fit), &mut why, context);
                     (why, Some(fit))
                 }
             };
@@ -105,9 +108,17 @@ impl GangScheduler {
                 missing: count,
                 blocked: Some(why),
                 held: Vec::new(),
+                nominated: clearing.nominated,
                 next_run_ms: None,
                 ..present.clone()
             };
+            if !clearing.evictions.is_empty() {
+                // Nobody goes unless all of them do.
+                let mut changes = clearing.evictions;
+                changes.extend(round.note(group, status, context.now_ms()));
+                round.propose(group, changes);
+                return Some(std::mem::take(&mut round.transaction).all_or_nothing());
+            }
             let since_ms = match present.blocked {
                 Some(_) => present.since_ms,
                 None => context.now_ms(),
@@ -119,11 +130,10 @@ impl GangScheduler {
                 status.held = hold::plan(&self.placer, state, group, count, &present.held);
                 can_hold = status.held.is_empty();
             }
-            changes.extend(round.note(group, status, context.now_ms()));
-            proposals.push((group, changes));
+            notes.push((group, round.note(group, status, context.now_ms())));
         }
-        for (group, changes) in proposals {
-            round.propose(group, changes);
+        for (group, note) in notes {
+            round.propose(group, note.into_iter().collect());
         }
         None
     }

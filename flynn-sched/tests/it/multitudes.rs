@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use flynn_sched::{
-    Cluster, ClusterState, Error, Group, GroupKind, GroupStatus, HostLink, Job, LocalCluster,
-    Scheduler, Transaction,
+    Cluster, ClusterState, Domain, Error, Group, GroupKind, GroupStatus, HostLink, Job, JobSpec,
+    LocalCluster, Scheduler, Spread, Transaction,
     clock::ManualClock,
     scheduler::{BatchScheduler, Context, GangScheduler, SeededIds, ServiceScheduler},
     transaction::Change,
@@ -162,4 +162,52 @@ fn a_multitude_that_fits_is_placed_by_one_round_and_then_there_is_rest() {
     }
     let (transaction, _) = round(&mut scheduler, &state);
     assert_eq!(starts(&transaction), 0);
+}
+
+#[test]
+fn a_multitude_of_strictly_spread_starts_on_old_news_is_judged_one_by_one() {
+    let old = cell(HOSTS, MANY / HOSTS);
+    let first = Transaction::on(&old).start(job("first", "g", "h0", 1));
+    let state = old.apply(&first).unwrap().state;
+    for over in [Domain::Host, Domain::Zone] {
+        let strict = Arc::new(JobSpec {
+            spread: vec![Spread {
+                over: over.clone(),
+                weight: 50,
+                max_skew: Some(1),
+            }],
+            ..JobSpec::clone(&spec(1))
+        });
+        let start = |name: &str, n: u32, on: u32| Job {
+            spec: Arc::clone(&strict),
+            ..job(&format!("{name}-{n}"), "g", &format!("h{on}"), 1)
+        };
+        // In turn, and each time once more on the first host, which is too full for that unless all are one place.
+        let starts = (1..MANY / 2).fold(Transaction::on(&old), |transaction, n| {
+            transaction
+                .start(start("even", n, n % HOSTS))
+                .start(start("odd", n, 0))
+        });
+        let applied = state.apply(&starts).unwrap();
+        let uneven = applied
+            .refused
+            .iter()
+            .filter(|no| no.why.starts_with("its host has"));
+        let taken = applied.state.jobs().count();
+        match over {
+            Domain::Host => {
+                assert!(uneven.count() > (MANY / 2 - HOSTS) as usize);
+                let most = applied.state.hosts().map(|host| host.jobs.len()).max();
+                let least = applied.state.hosts().map(|host| host.jobs.len()).min();
+                assert!(
+                    most.unwrap() - least.unwrap() <= 1,
+                    "{most:?} and {least:?}"
+                );
+            }
+            _ => {
+                assert_eq!(uneven.count(), 0);
+                assert!(taken > (MANY / 2) as usize, "no host has said where it is");
+            }
+        }
+    }
 }

@@ -42,8 +42,9 @@ impl ClusterState {
     ///
     /// # Errors
     ///
-    /// In [`Mode::AllOrNothing`], the first change that does not fit: [`Error::Conflict`], [`Error::GroupChanged`],
-    /// [`Error::UnknownHost`] or [`Error::Invalid`].
+    /// In [`Mode::AllOrNothing`], the first change that does not fit, as a [`Conflict`](crate::Error::Conflict),
+    /// [`GroupChanged`](crate::Error::GroupChanged), [`UnknownHost`](crate::Error::UnknownHost) or
+    /// [`Invalid`](crate::Error::Invalid).
     pub fn apply(&self, transaction: &Transaction) -> Result<Applied> {
         let mut applying = Applying {
             before: self,

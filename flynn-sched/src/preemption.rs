@@ -123,6 +123,7 @@ impl Preemptor {
             },
             alone: BTreeSet::new(),
             shortlist: None,
+            changed: Vec::new(),
             victims: 0,
         }
     }
@@ -143,6 +144,8 @@ pub struct Preemption<'s> {
     alone: BTreeSet<(usize, GroupId)>,
     /// The hosts by cost, for the group that was asked for last.
     shortlist: Option<Shortlist>,
+    /// The hosts where something has changed in this round, each time.
+    changed: Vec<usize>,
     victims: usize,
 }
 
@@ -253,6 +256,7 @@ impl<'s> Preemption<'s> {
     pub fn claim(&mut self, host: &HostId, spec: &JobSpec) {
         if let Some(at) = self.by_id.get(host) {
             self.rooms[*at].claim(spec);
+            self.changed.push(*at);
         }
     }
 
@@ -264,16 +268,20 @@ impl<'s> Preemption<'s> {
     pub fn find(&mut self, group: &Group) -> Result<Plan, NoPlan> {
         let taker = self.taker(group);
         let mut shortlist = match self.shortlist.take() {
-            Some(shortlist) if shortlist.is_for(group) => shortlist,
+            Some(shortlist) if shortlist.is_for(self, &taker) => shortlist,
             _ => Shortlist::of(self, &taker),
         };
-        let best = shortlist.best(self, &taker);
-        let no = shortlist.no;
-        self.shortlist = Some(shortlist);
-        match best {
-            Some(found) => self.take(group, found, no),
-            None => Err(no),
+        let mut best = shortlist.best(self, &taker);
+        if best.is_none() && !shortlist.knows_why(&taker) {
+            shortlist = Shortlist::of(self, &taker);
+            best = shortlist.best(self, &taker);
         }
+        let planned = match best {
+            Some(found) => self.take(group, found),
+            None => Err(shortlist.why()),
+        };
+        self.shortlist = Some(shortlist);
+        planned
     }
 
     /// The same on one host.
@@ -289,7 +297,7 @@ impl<'s> Preemption<'s> {
         no.hosts = 1;
         let taker = self.taker(group);
         match self.on(at, &taker) {
-            Ok(found) => self.take(group, found, no),
+            Ok(found) => self.take(group, found),
             Err(why) => {
                 why.count(&mut no);
                 Err(no)
@@ -347,6 +355,7 @@ impl<'s> Preemption<'s> {
         on.dedup();
         for at in on {
             self.rooms[at].protect(group);
+            self.changed.push(at);
         }
     }
 
@@ -415,16 +424,20 @@ impl<'s> Preemption<'s> {
     }
 
     /// Counts the plan as carried out.
-    fn take(&mut self, group: &Group, found: Found<'s>, mut no: NoPlan) -> Result<Plan, NoPlan> {
+    fn take(&mut self, group: &Group, found: Found<'s>) -> Result<Plan, NoPlan> {
         if self.victims + found.victims.len() > self.options.max_victims {
-            no.is_bounded = true;
-            return Err(no);
+            return Err(NoPlan {
+                hosts: self.rooms.len(),
+                is_bounded: true,
+                ..NoPlan::default()
+            });
         }
         self.victims += found.victims.len();
         for victim in &found.victims {
             self.budgets.take(victim);
             if let Some(at) = self.by_id.get(&victim.job.host) {
                 self.rooms[*at].release(victim.job);
+                self.changed.push(*at);
             }
         }
         for group in std::mem::take(&mut self.budgets.exhausted) {
@@ -435,6 +448,7 @@ impl<'s> Preemption<'s> {
         }
         let room = &mut self.rooms[found.at];
         room.claim(&group.spec);
+        self.changed.push(found.at);
         let ids = found.victims.iter().map(|victim| victim.job.id.clone());
         let mut victims: Vec<JobId> = ids.collect();
         victims.sort();

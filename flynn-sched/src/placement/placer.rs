@@ -264,6 +264,14 @@ impl Placer {
         why::explain(self, need, board, &tally)
     }
 
+    /// What [`why`](Self::why) says in its one sentence, for much less: nothing is listed.
+    #[must_use]
+    pub fn why_in_short(&self, need: &Need<'_>, board: &Board, tally: &Tally) -> String {
+        let mut tally = tally.clone();
+        tally.prepare(self, need, board);
+        why::sentence(self, need, board, &tally)
+    }
+
     /// What its filters and scores read.
     pub(super) fn reads(&self) -> impl Iterator<Item = Reads> {
         let filters = self.filters.iter().map(|filter| filter.reads());

@@ -103,7 +103,7 @@ impl Starting<'_, '_> {
             }
             let board = self.round.board_for(group);
             let Some(host) = scheduler.placer.place(&need, board, &mut tally) else {
-                let why = scheduler.placer.why(&need, board, &tally).to_string();
+                let why = scheduler.placer.why_in_short(&need, board, &tally);
                 let why = self.round.reason(group, why);
                 let lacking = wanted - placed;
                 let blocked = self.make_room(lacking, why, context);

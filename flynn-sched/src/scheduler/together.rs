@@ -28,7 +28,7 @@ pub(super) fn place_all(
         match placer.place(need, board, tally) {
             Some(host) => hosts.push(host),
             None => {
-                let why = placer.why(need, board, tally).to_string();
+                let why = placer.why_in_short(need, board, tally);
                 return Err(Shortfall { fit, why });
             }
         }

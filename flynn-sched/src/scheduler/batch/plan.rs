@@ -155,7 +155,7 @@ impl<'s> Plan<'s> {
             .get_or_insert_with(|| board.tally(state, &group.id));
         let need = Need::new(&group.id, &group.spec).at(context.now_ms());
         let Some(host) = scheduler.placer.place(&need, board, tally) else {
-            let why = scheduler.placer.why(&need, board, tally).to_string();
+            let why = scheduler.placer.why_in_short(&need, board, tally);
             self.blocked = Some(round.reason(group, why));
             self.lacks_room = true;
             self.tally = None;

@@ -7,12 +7,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use flynn_benches::{Metric, Report};
+use flynn_benches::{Better, Metric, Report, Row, median};
 use flynn_sched::{
     ClusterState, Eviction, Group, GroupId, GroupKind, Host, HostId, Job, JobId, JobSpec,
     JobStatus, Phase, Resources, Scheduler as _, Transaction,
     scheduler::{Context, SeededIds, ServiceScheduler},
 };
+use serde_json::json;
 use tokio::time::Instant;
 
 const ROUNDS: usize = 3;
@@ -29,6 +30,7 @@ const MOST_ROUNDS: usize = 1_000;
 
 /// The wave on 500 and on 5,000 hosts.
 pub(crate) async fn report(report: &mut Report) -> Result<()> {
+    let mut costs = Vec::new();
     for (hosts, name) in [(500, "preempt_500"), (5_000, "preempt_5k")] {
         let case = |figure: &str| format!("{name}{figure}");
         let metrics = [
@@ -37,9 +39,29 @@ pub(crate) async fn report(report: &mut Report) -> Result<()> {
             Metric::lower(case(", who had to go"), "jobs"),
             Metric::lower(case(", the longest round"), "ms"),
         ];
-        let run = async || run(hosts);
+        let mut seconds = Vec::new();
+        let run = async || {
+            let figures = run(hosts)?;
+            seconds.extend(figures.first());
+            Ok::<_, anyhow::Error>(figures)
+        };
         report.alone(LIMIT, ROUNDS, &metrics, run).await?;
+        costs.push((hosts, 1e6 * median(&seconds) / hosts as f64));
     }
+    let (few, many) = (costs[0], costs[costs.len() - 1]);
+    let exponent = (many.1 / few.1).ln() / (many.0 as f64 / few.0 as f64).ln();
+    println!(
+        "cost per placement by preemption grows with the hosts' number to the power of {exponent:.2}"
+    );
+    let sizes: Vec<_> = costs
+        .iter()
+        .map(|(hosts, us)| json!({"hosts": hosts, "us_per_placement": us}))
+        .collect();
+    let case = "preempt, exponent of cost per placement";
+    let row = Row::alone(case, "", exponent, Better::Lower, ROUNDS)
+        .with_limit("500 and 5,000 full hosts, and as many jobs that make their room")
+        .with("sizes", json!(sizes));
+    report.push(row);
     Ok(())
 }
 

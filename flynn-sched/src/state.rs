@@ -42,6 +42,9 @@ struct JobEntry {
     job: Arc<Job>,
     /// The revision of its newest status report; 0 before the first.
     reported: u64,
+    /// The revision that last wrote what it should be.
+    #[cfg(feature = "remote")]
+    version: u64,
 }
 
 /// A host and what is promised on it.
@@ -153,6 +156,12 @@ impl ClusterState {
             let joined = self.hosts.get(&entry.job.host).map(|host| host.joined);
             entry.reported > 0 && joined.is_some_and(|joined| entry.reported > joined)
         })
+    }
+
+    /// The revision that last wrote what the job should be.
+    #[cfg(feature = "remote")]
+    pub(crate) fn job_version(&self, id: &JobId) -> Option<u64> {
+        self.jobs.get(id).map(|entry| entry.version)
     }
 
     /// The jobs of a group, by id, whether the group still exists or not.

@@ -22,6 +22,7 @@ use crate::{
     remote::{
         keys::CellKey,
         specs::{SpecHash, Specs, StoredJob, StoredSpec, described},
+        versions::Versions,
     },
 };
 
@@ -29,10 +30,10 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mirror {
     pub(super) state: Arc<ClusterState>,
-    versions: imbl::HashMap<CellKey, Revision>,
+    versions: Versions,
     specs: Specs,
     /// The description of each job that does not hold it itself.
-    described: imbl::HashMap<JobId, SpecHash>,
+    described: imbl::OrdMap<JobId, SpecHash>,
     /// The groups that have a [`CellKey::GroupSeq`], by id.
     placed: imbl::OrdSet<GroupId>,
 }
@@ -40,7 +41,14 @@ pub(super) struct Mirror {
 impl Mirror {
     /// The version of a key, if it exists.
     pub(super) fn version(&self, key: &CellKey) -> Option<Revision> {
-        self.versions.get(key).copied()
+        match key {
+            CellKey::Job(host, id) => {
+                let is_there = self.state.job(id).is_some_and(|job| job.host == *host);
+                let version = self.state.job_version(id).filter(|_| is_there);
+                version.map(Revision)
+            }
+            key => self.versions.get(key),
+        }
     }
 
     /// The description that a job names by its hash.
@@ -133,9 +141,9 @@ fn parsed(entry: Entry) -> Option<(CellKey, Entry)> {
 #[derive(Default)]
 struct Taking {
     state: ClusterState,
-    versions: imbl::HashMap<CellKey, Revision>,
+    versions: Versions,
     specs: Specs,
-    described: imbl::HashMap<JobId, SpecHash>,
+    described: imbl::OrdMap<JobId, SpecHash>,
     placed: imbl::OrdSet<GroupId>,
 }
 
@@ -153,7 +161,7 @@ impl Taking {
                 }
             }
             CellKey::Known(id) => {
-                let is_alive = self.versions.contains_key(&CellKey::Host(id.clone()));
+                let is_alive = self.versions.get(&CellKey::Host(id.clone())).is_some();
                 if !is_alive
                     && let Some(host) = read::<Host>(&entry.value, &key)
                     && host.id == *id
@@ -188,6 +196,8 @@ impl Taking {
                 if let Some(job) = self.job(host, id, entry, &key) {
                     self.state.put_job(Arc::new(job), version, now_ms);
                 }
+                // The state knows its version.
+                return;
             }
             CellKey::Status(host, id) => {
                 if self.state.job(id).is_some_and(|job| job.host == *host)
@@ -259,7 +269,7 @@ impl Taking {
         match key {
             CellKey::Host(id) => self.state.lose_host(id, version, now_ms),
             CellKey::Known(id) => {
-                if !self.versions.contains_key(&CellKey::Host(id.clone())) {
+                if self.versions.get(&CellKey::Host(id.clone())).is_none() {
                     self.state.remove_host(id, version, now_ms);
                 }
             }
@@ -295,7 +305,7 @@ impl Taking {
     /// Forgets the description of a group that is no more, if no key and no job has it.
     fn unshare(&mut self, spec: Option<Arc<JobSpec>>) {
         if let Some(hash) = spec.and_then(|spec| hash_of(&spec))
-            && !self.versions.contains_key(&CellKey::Spec(hash))
+            && self.versions.get(&CellKey::Spec(hash)).is_none()
         {
             self.specs.forget(&hash);
         }
@@ -414,6 +424,8 @@ async fn follow(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, views: Publish
                 Some(Ok(event)) => {
                     mirror = Arc::new(mirror.after(event, clock.now_ms()));
                     views.set(View::Ready(Arc::clone(&mirror)));
+                    // Many events may wait, and others want to go on meanwhile: the store's own messages among them.
+                    tokio::task::yield_now().await;
                 }
                 Some(Err(error)) => {
                     break WatchFailed {

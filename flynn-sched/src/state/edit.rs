@@ -161,7 +161,13 @@ impl ClusterState {
             .entry(job.group.clone())
             .or_default()
             .insert(job.id.clone());
-        self.jobs.insert(job.id.clone(), JobEntry { job, reported });
+        let entry = JobEntry {
+            job,
+            reported,
+            #[cfg(feature = "remote")]
+            version,
+        };
+        self.jobs.insert(entry.job.id.clone(), entry);
     }
 
     /// Counts a job that is in no index in all sums. Its host is known afterwards.
@@ -240,7 +246,13 @@ impl ClusterState {
             for job in near {
                 debug_assert!(!self.jobs.contains_key(&job.id), "its start was checked");
                 let job = Arc::clone(job);
-                let entry = JobEntry { job, reported: 0 };
+                let entry = JobEntry {
+                    job,
+                    reported: 0,
+                    // No store has written it.
+                    #[cfg(feature = "remote")]
+                    version: 0,
+                };
                 self.jobs.insert(entry.job.id.clone(), entry);
             }
         }

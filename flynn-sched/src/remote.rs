@@ -4,6 +4,23 @@
 //! straight to the backend, with compares on what the decision rests on. If one of them fails, the mirror catches up and
 //! the decision is made anew.
 //!
+//! ```text
+//!             ┌──────────── what met others ◄────────────┐
+//!             ▼                                          │
+//!  Carrying ──► apply ──► plan ──► Flight ──► lane: chunk, chunk, … ──► backend
+//!   what is     rules     steps              ├► lane: chunk
+//!   left                                     └► lane: chunk …
+//! ```
+//!
+//! A transaction that is to be applied as far as it fits becomes many commits. Changes that rest on each other (by a key
+//! that one compares and another writes, by their group, by an eviction or a quota) follow each other in one lane, as large
+//! as the store takes; the others, starts on different hosts above all, go side by side in chunks of some tens of changes, so
+//! that schedulers that meet on one host decide little anew. What was carried out is never repeated; what met others is
+//! decided on the mirror that has caught up, in smaller chunks each time, at most
+//! [`MAX_ATTEMPTS`](DiscoveryCluster::MAX_ATTEMPTS) times. When nobody knows what became of one commit, those under way are
+//! waited for, no other is sent, and the whole ends with that error: look at the cell again, job ids are unique.
+//! All or nothing is always one commit.
+//!
 //! | Key below `cell/` | Value | Written by |
 //! |---|---|---|
 //! | `hosts/<host>` | [`Host`], leased | the host |
@@ -21,8 +38,12 @@
 //! | `jobs/<host>/<job>` | [`Job`], what it should be, with its description's hash | commits |
 //! | `status/<host>/<job>` | [`JobStatus`], what it is | the host |
 
+mod carrying;
 mod clock;
 mod commit;
+mod flight;
+#[cfg(test)]
+mod interleavings;
 mod keys;
 mod link;
 mod membership;
@@ -31,6 +52,7 @@ mod mirror;
 mod model;
 mod plan;
 mod specs;
+mod versions;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -76,7 +98,7 @@ impl DiscoveryCluster {
     pub const LEASE_TTL: Duration = Duration::from_secs(5);
     /// How long a call waits for the mirror to be filled or to catch up.
     pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
-    /// How often one commit is tried while others get ahead of it.
+    /// How often what is left of one commit is tried while others get ahead of it.
     pub const MAX_ATTEMPTS: usize = 12;
 
     /// The cell in `backend`. Use a `PrefixedBackend` for several cells in one store.

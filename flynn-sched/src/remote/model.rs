@@ -1,8 +1,9 @@
 //! The commit protocol, tried out in every order: two schedulers, two hosts, one store.
 //!
-//! What decides is the real thing: [`ClusterState::apply`](crate::ClusterState::apply), the planner, the mirror, and the
-//! store's own state machine. The model adds what can happen between them: snapshots grow old, commits wait on the
-//! wire and are answered, or the answer is lost, or they are never carried out; a scheduler crashes; the store's leader
+//! What decides is the real thing: [`ClusterState::apply`](crate::ClusterState::apply), the planner, what keeps its commits
+//! in order and decides anew what met others, the mirror, and the store's own state machine. The model adds what can happen
+//! between them: snapshots grow old, commits of one transaction wait on the wire side by side and are carried out in any
+//! order, and are answered, or the answer is lost, or they are never carried out; a scheduler crashes; the store's leader
 //! changes, after which a commit under way may still be carried out although nobody waits for it; a host is lost and
 //! returns; a job ends; a group is rewritten. Beside placing jobs, schedulers preempt some for more important ones, and
 //! reserve, prolong and clear away room for later.
@@ -27,14 +28,10 @@ use stateright::{Model, Property};
 use properties::{Bare, Facts, bare, facts};
 use reservations::{Reserving, UNTIL_MS, reservation};
 use sameness::print_of;
-use schedulers::{Scheduler, Stage};
+use schedulers::{Decision, Scheduler, Stage, decision};
 use wire::{Message, seen, tear};
 
-use super::{
-    keys::CellKey,
-    mirror::Mirror,
-    plan::{Limits, Written},
-};
+use super::{keys::CellKey, mirror::Mirror, plan::Limits};
 use crate::{Group, GroupId, GroupKind, Host, HostId, JobId, JobSpec, JobStatus, Phase, Resources};
 
 /// What is tried, and how often each trouble may happen.
@@ -58,6 +55,8 @@ pub(super) struct Trial {
     keep: fn(&Compare) -> bool,
     /// What else is wrong with commits, to see whether that is noticed.
     spoil: fn(&mut Message),
+    /// Are the groups not there yet, and written by whoever starts their jobs?
+    is_founding: bool,
     /// A change of the store's leader tears commits in two, which no real one does.
     tears: bool,
     /// What must be true when nothing more can happen.
@@ -111,11 +110,11 @@ pub(super) enum Action {
     Look(usize),
     /// A scheduler proposes, from what it has seen.
     Propose(usize),
-    /// The commit is carried out or refused, and the scheduler is told.
-    Answer(usize),
-    /// The commit is carried out or refused, and the scheduler is told that nobody knows.
-    LoseAnswer(usize),
-    /// The scheduler starts anew; its commit stays under way.
+    /// One of its commits is carried out or refused, and the scheduler is told.
+    Answer(usize, usize),
+    /// One of its commits is carried out or refused, and the scheduler is told that nobody knows; others stay under way.
+    LoseAnswer(usize, usize),
+    /// The scheduler starts anew; its commits stay under way.
     Crash(usize),
     /// The store's leader changes: commits under way stay under way, and nobody waits for them.
     Elect,
@@ -141,6 +140,7 @@ impl Model for Trial {
         let mut store = KvState::new();
         let groups = self.groups.iter();
         let mut ops: Vec<Op> = groups
+            .filter(|_| !self.is_founding)
             .map(|group| put(&CellKey::Group(group.id.clone()), group))
             .collect();
         for host in [host("a", self.room), host("b", self.room)] {
@@ -180,16 +180,18 @@ impl Model for Trial {
     fn actions(&self, cell: &Cell, actions: &mut Vec<Action>) {
         for (n, scheduler) in cell.schedulers.iter().enumerate() {
             match &scheduler.stage {
-                Stage::Waiting { .. } => {
-                    actions.push(Action::Answer(n));
-                    if cell.troubles.lost_answers > 0 {
-                        actions.push(Action::LoseAnswer(n));
+                Stage::Waiting { messages, .. } => {
+                    for m in 0..messages.len() {
+                        actions.push(Action::Answer(n, m));
+                        if cell.troubles.lost_answers > 0 {
+                            actions.push(Action::LoseAnswer(n, m));
+                        }
                     }
                     if cell.troubles.crashes > 0 {
                         actions.push(Action::Crash(n));
                     }
                 }
-                Stage::Idle | Stage::Behind => {
+                Stage::Idle | Stage::Behind(_) => {
                     if scheduler.mirror.state.revision() < cell.store.revision().0 {
                         actions.push(Action::Look(n));
                     }
@@ -232,29 +234,37 @@ impl Model for Trial {
         match action {
             Action::Look(n) => {
                 let abandoned = cell.schedulers[n].abandoned;
-                cell.schedulers[n] = Scheduler::seeing(n, &cell.truth, cell.print, abandoned, self);
+                let next = Scheduler::seeing(n, &cell.truth, cell.print, abandoned, self);
+                let before = std::mem::replace(&mut cell.schedulers[n], next);
+                if let Stage::Behind(Some(left)) = before.stage
+                    && let Some(decision) = decision(&cell.truth, cell.print, &left, self)
+                {
+                    cell.send(n, decision, Vec::new(), self);
+                }
             }
             Action::Propose(n) => {
-                let chunks = cell.schedulers[n].next.clone()?;
-                cell.send(n, chunks, 0, Written::default(), self);
+                let decision = cell.schedulers[n].next.clone()?;
+                cell.send(n, Decision::clone(&decision), Vec::new(), self);
             }
-            Action::Answer(n) => cell.answer(n, self),
-            Action::LoseAnswer(n) => {
+            Action::Answer(n, m) => cell.answer(n, m, self),
+            Action::LoseAnswer(n, m) => {
                 cell.troubles.lost_answers -= 1;
-                let message = cell.abandon(n, self)?;
-                cell.carry_out(&message);
+                let mut messages = cell.abandon(n, self);
+                let lost = messages.remove(m);
+                let _ = cell.carry_out(&lost);
+                cell.adrift.append(&mut messages);
             }
             Action::Crash(n) => {
                 cell.troubles.crashes -= 1;
-                let message = cell.abandon(n, self)?;
-                cell.adrift.push(message);
+                let mut messages = cell.abandon(n, self);
+                cell.adrift.append(&mut messages);
                 let (fresh, abandoned) = (seen(&cell.store), cell.schedulers[n].abandoned);
                 cell.schedulers[n] = Scheduler::seeing(n, &fresh, cell.print, abandoned, self);
             }
             Action::Elect => {
                 cell.troubles.elections -= 1;
                 for n in 0..cell.schedulers.len() {
-                    if let Some(mut message) = cell.abandon(n, self) {
+                    for mut message in cell.abandon(n, self) {
                         if self.tears {
                             tear(&mut message);
                         }
@@ -264,24 +274,24 @@ impl Model for Trial {
             }
             Action::Surface(n) => {
                 let message = cell.adrift.remove(n);
-                cell.carry_out(&message);
+                let _ = cell.carry_out(&message);
             }
             Action::Rewrite(n) => {
                 cell.troubles.rewrites -= 1;
                 let group = &self.rewrites[n];
                 let op = put(&CellKey::Group(group.id.clone()), group);
-                cell.write(Vec::new(), vec![op]);
+                cell.report(Vec::new(), op);
             }
             Action::Sink(n) => drop(cell.adrift.remove(n)),
             Action::Lose(id) => {
                 cell.troubles.losses -= 1;
                 cell.has_lost_host = true;
                 let key = CellKey::Host(id).key().expect("it is a key");
-                cell.write(Vec::new(), vec![Op::delete(key)]);
+                cell.report(Vec::new(), Op::delete(key));
             }
             Action::Return(id) => {
                 let host = host(id.as_str(), self.room);
-                cell.write(Vec::new(), vec![put(&CellKey::Host(id), &host)]);
+                cell.report(Vec::new(), put(&CellKey::Host(id), &host));
             }
             Action::End(host, id) => {
                 let is_told = cell.truth.state.job(&id)?.is_stopping;
@@ -297,7 +307,7 @@ impl Model for Trial {
                     condition: Condition::Present,
                 };
                 let op = put(&CellKey::Status(host, id), &status);
-                cell.write(vec![compare], vec![op]);
+                cell.report(vec![compare], op);
             }
         }
         Some(cell)

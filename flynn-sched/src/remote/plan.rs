@@ -1,7 +1,13 @@
 //! From accepted changes to compares and ops of the store. Pure.
+//!
+//! Each change becomes a step: what must hold, and what is written. Steps that rest on each other go into one lane, in the
+//! order of the transaction; lanes rest on nothing in each other, and may be carried out side by side, in any order, any
+//! of them without the others. How steps are told apart is in [`lanes`].
 
 mod chosen;
+mod lanes;
 mod neighbours;
+mod steps;
 mod sweep;
 
 use std::{
@@ -14,12 +20,11 @@ use flynn_discovery::backend::{Compare, Condition, Key, MAX_OPS, Op, Revision};
 use serde::Serialize;
 
 use crate::{
-    ClusterState, Error, Eviction, GroupId, GroupStatus, HostId, Job, JobId, Reservation, Result,
-    Transaction,
+    Error, GroupId, Result, Transaction,
     remote::{
         keys::CellKey,
         mirror::Mirror,
-        specs::{Descriptions, StoredJob},
+        plan::{lanes::in_lanes, steps::Planner},
     },
     transaction::{Applied, Change, Mode},
 };
@@ -31,28 +36,73 @@ pub(super) struct Chunk {
     compares: BTreeMap<CellKey, Condition>,
     ops: BTreeMap<CellKey, Option<Bytes>>,
     bytes: usize,
-    /// The changes it carries out.
-    pub(super) changes: Vec<Change>,
+    /// The changes it carries out, by their places in the transaction.
+    pub(super) changes: Vec<usize>,
 }
 
-/// How large a chunk may be.
+/// How large something may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct Size {
     /// Compares and ops together.
     pub(super) ops: usize,
     /// Bytes of values.
     pub(super) bytes: usize,
 }
 
+/// How large chunks may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Of chunks that follow each other: each of them costs the others a wait.
+    pub(super) in_turn: Size,
+    /// Of chunks side by side: the smaller they are, the less is decided anew when one of them meets another scheduler's.
+    pub(super) beside: Size,
+}
+
 impl Limits {
     /// What the store takes, and what does not hold up its other writers for long.
-    pub(super) const STORE: Self = Self {
+    pub(super) const STORE: Size = Size {
         ops: MAX_OPS,
         bytes: 1 << 20,
     };
+    const BESIDE: Size = Size {
+        ops: 256,
+        bytes: 1 << 17,
+    };
+    /// Smaller ones would cost more than they save.
+    const LEAST_OPS: usize = 32;
+
+    /// Of the attempt with this number, from 0. What meets others again and again gets smaller.
+    pub(super) fn of_attempt(attempt: usize) -> Self {
+        let smaller = |size: Size, times: usize| Size {
+            ops: (size.ops >> times.min(16)).max(Self::LEAST_OPS),
+            bytes: size.bytes,
+        };
+        Self {
+            in_turn: smaller(Self::STORE, 2 * attempt),
+            beside: smaller(Self::BESIDE, attempt),
+        }
+    }
+
+    /// For what must be one chunk.
+    fn whole(self) -> Self {
+        Self {
+            in_turn: Self::STORE,
+            beside: Self::STORE,
+        }
+    }
 }
 
-/// What earlier chunks of the same transaction wrote.
+/// What carries out a decision.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// The chunks of a lane follow each other, and none is carried out if one before it was not. The lanes are carried
+    /// out beside each other.
+    pub(super) lanes: Vec<Vec<Chunk>>,
+    /// After everything else, if all of it was carried out.
+    pub(super) sweep: Option<Chunk>,
+}
+
+/// What earlier chunks of the same lane wrote.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Written(BTreeMap<CellKey, Condition>);
 
@@ -61,8 +111,12 @@ impl Chunk {
         self.compares.len() + self.ops.len()
     }
 
-    fn fits(&self, other: &Self, limits: Limits) -> bool {
-        self.len() + other.len() <= limits.ops && self.bytes + other.bytes <= limits.bytes
+    fn is_within(&self, size: Size) -> bool {
+        self.len() <= size.ops && self.bytes <= size.bytes
+    }
+
+    fn fits(&self, other: &Self, size: Size) -> bool {
+        self.len() + other.len() <= size.ops && self.bytes + other.bytes <= size.bytes
     }
 
     fn absorb(&mut self, other: Self) {
@@ -124,13 +178,8 @@ impl Chunk {
     /// As the store wants it.
     pub(super) fn prepared(&self, written: &Written) -> Result<(Vec<Compare>, Vec<Op>)> {
         let compare = |(key, condition): (&CellKey, &Condition)| {
-            let condition = match (condition, written.0.get(key)) {
-                // As this transaction left it.
-                (Condition::Version(_) | Condition::Absent, Some(written)) => *written,
-                (condition, _) => *condition,
-            };
             Ok(Compare {
-                condition,
+                condition: written.instead_of(key, *condition),
                 key: key.key()?,
             })
         };
@@ -146,6 +195,20 @@ impl Chunk {
         Ok((compares?, ops?))
     }
 
+    /// What it compares of this key, behind what was written.
+    pub(super) fn compared(&self, key: &CellKey, written: &Written) -> Option<Condition> {
+        let condition = self.compares.get(key)?;
+        Some(written.instead_of(key, *condition))
+    }
+
+    /// The groups that it changes, or whose placements it changes.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &GroupId> {
+        self.ops.keys().filter_map(|key| match key {
+            CellKey::Group(group) | CellKey::GroupSeq(group) => Some(group),
+            _ => None,
+        })
+    }
+
     /// Remembers what the chunk wrote, after it was carried out.
     pub(super) fn record(&self, revision: Revision, written: &mut Written) {
         for (key, value) in &self.ops {
@@ -158,13 +221,24 @@ impl Chunk {
     }
 }
 
-/// The chunks that carry out what was accepted. Changes of one group stay together where they fit into one chunk.
+impl Written {
+    fn instead_of(&self, key: &CellKey, condition: Condition) -> Condition {
+        match (condition, self.0.get(key)) {
+            // As this transaction left it.
+            (Condition::Version(_) | Condition::Absent, Some(written)) => *written,
+            (condition, _) => condition,
+        }
+    }
+}
+
+/// What carries out what was accepted of a transaction. `places` says where in the transaction it is.
 pub(super) fn plan(
     mirror: &Mirror,
     transaction: &Transaction,
     applied: &Applied,
+    places: &[usize],
     limits: Limits,
-) -> Result<Vec<Chunk>> {
+) -> Result<Plan> {
     let guarded: BTreeSet<&GroupId> = transaction
         .changes
         .iter()
@@ -173,319 +247,33 @@ pub(super) fn plan(
             _ => None,
         })
         .collect();
-    let planner = Planner {
+    let mut planner = Planner {
         mirror,
         after: &applied.state,
         guarded,
+        founded: BTreeSet::new(),
         descriptions: RefCell::default(),
     };
-    let mut steps = applied
-        .accepted
-        .iter()
-        .map(|change| planner.step(change))
-        .collect::<Result<Vec<_>>>()?;
-    compare_what_is_written(mirror, &mut steps);
-    let sweep = planner.sweep(&applied.accepted, steps.iter().map(|(_, step)| step));
-    let mut chunks = vec![Chunk::default()];
-    let mut bundle: Vec<Chunk> = Vec::new();
-    let mut bundle_group: Option<GroupId> = None;
-    for (group, step) in steps {
-        if group != bundle_group {
-            pack(&mut chunks, std::mem::take(&mut bundle), limits);
-            bundle_group = group;
-        }
-        bundle.push(step);
+    let mut steps = Vec::with_capacity(places.len());
+    for (change, place) in applied.accepted.iter().zip(places) {
+        steps.push(planner.step(change, *place)?);
     }
-    pack(&mut chunks, bundle, limits);
-    if let Some(sweep) = sweep {
-        // Left for a later time where it would make one commit two.
-        let is_whole = transaction.mode == Mode::AllOrNothing;
-        if !is_whole || chunks.last().is_some_and(|last| last.fits(&sweep, limits)) {
-            pack(&mut chunks, vec![sweep], limits);
-        }
-    }
-    chunks.retain(|chunk| chunk.len() > 0);
-    Ok(chunks)
-}
-
-/// What one step compares and another writes, the other compares as well. A later part of the transaction takes the key
-/// as this transaction left it: if the writing part had not compared it, what others wrote in between would go unnoticed.
-fn compare_what_is_written(mirror: &Mirror, steps: &mut [(Option<GroupId>, Chunk)]) {
-    let compared: BTreeSet<CellKey> = steps
-        .iter()
-        .flat_map(|(_, step)| &step.compares)
-        .filter(|(_, condition)| **condition != Condition::Present)
-        .map(|(key, _)| key.clone())
-        .collect();
-    for (_, step) in steps {
-        let written: Vec<CellKey> = step
-            .ops
-            .keys()
-            .filter(|key| compared.contains(key))
-            .filter(|key| {
-                step.compares
-                    .get(key)
-                    .is_none_or(|known| *known == Condition::Present)
-            })
-            .cloned()
-            .collect();
-        for key in written {
-            step.expect(mirror, key);
-        }
-    }
-}
-
-fn pack(chunks: &mut Vec<Chunk>, bundle: Vec<Chunk>, limits: Limits) {
-    let mut whole = Chunk::default();
-    let mut parts = Vec::new();
-    for step in bundle {
-        if !whole.fits(&step, limits) {
-            parts.push(std::mem::take(&mut whole));
-        }
-        whole.absorb(step);
-    }
-    parts.push(whole);
-    for part in parts {
-        match chunks.last_mut() {
-            Some(last) if last.fits(&part, limits) => last.absorb(part),
-            _ => chunks.push(part),
-        }
-    }
-}
-
-struct Planner<'a> {
-    mirror: &'a Mirror,
-    after: &'a ClusterState,
-    guarded: BTreeSet<&'a GroupId>,
-    descriptions: RefCell<Descriptions>,
-}
-
-impl Planner<'_> {
-    /// One change as a chunk of its own, and the group it is about.
-    fn step(&self, change: &Change) -> Result<(Option<GroupId>, Chunk)> {
-        let mut step = Chunk {
-            changes: vec![change.clone()],
-            ..Chunk::default()
+    let is_whole = transaction.mode == Mode::AllOrNothing;
+    let limits = if is_whole { limits.whole() } else { limits };
+    let mut sweep = planner.sweep(&applied.accepted, steps.iter().map(|step| &step.chunk));
+    let mut lanes = in_lanes(mirror, steps, limits);
+    if let [lane] = &mut lanes[..]
+        && let Some(last) = lane.last_mut()
+    {
+        sweep = match sweep {
+            Some(sweep) if last.fits(&sweep, limits.in_turn) => {
+                last.absorb(sweep);
+                None
+            }
+            // Left for a later time where it would make one commit two.
+            Some(_) if is_whole => None,
+            sweep => sweep,
         };
-        let group = match change {
-            Change::Start(job) => {
-                step.expect(self.mirror, CellKey::Host(job.host.clone()));
-                step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
-                self.touch(&mut step, &job.host, &job.group);
-                self.neighbours(&mut step, job);
-                self.take_id(&mut step, &job.id);
-                let namespace = &job.spec.namespace;
-                step.expect(self.mirror, CellKey::Quota(namespace.clone()));
-                if self.after.quota(namespace).is_some() {
-                    // Placements of a namespace with a quota take turns, or two of them could share its last room.
-                    step.expect(self.mirror, CellKey::QuotaSeq(namespace.clone()));
-                    step.touch(CellKey::QuotaSeq(namespace.clone()));
-                }
-                // With the one description that the state shares.
-                match self.after.job(&job.id) {
-                    Some(job) => self.put_job(&mut step, job)?,
-                    None => step.delete(CellKey::Job(job.host.clone(), job.id.clone())),
-                }
-                Some(job.group.clone())
-            }
-            Change::Stop(id) => self.rewrite(&mut step, id)?,
-            Change::Evict { job, why } => {
-                let group = self.rewrite(&mut step, job)?;
-                if let (Some(group), Eviction::Preempted { by, .. }) = (&group, why) {
-                    // The budget rests on the group and its placements, the right to preempt on both groups.
-                    step.expect(self.mirror, CellKey::Group(group.clone()));
-                    step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
-                    step.expect(self.mirror, CellKey::Group(by.clone()));
-                    self.guard(&mut step, by);
-                } else if let (Some(group), Eviction::Emptying { .. }) = (&group, why) {
-                    self.emptying(&mut step, group, job);
-                } else if let (
-                    Some(group),
-                    Eviction::Overstayed {
-                        by, reservation, ..
-                    },
-                ) = (&group, why)
-                {
-                    self.overstayed(&mut step, group, job);
-                    step.expect(self.mirror, CellKey::Reservation(reservation.clone()));
-                    step.expect(self.mirror, CellKey::Group(by.clone()));
-                    self.guard(&mut step, by);
-                }
-                group
-            }
-            Change::Remove(id) => match self.mirror.state.job(id) {
-                Some(job) => {
-                    if !job.status.phase.is_final() {
-                        step.compares
-                            .insert(CellKey::Host(job.host.clone()), Condition::Absent);
-                    }
-                    self.touch(&mut step, &job.host, &job.group);
-                    step.delete(CellKey::Job(job.host.clone(), job.id.clone()));
-                    step.delete(CellKey::Status(job.host.clone(), job.id.clone()));
-                    Self::free_id(&mut step, id);
-                    Some(job.group.clone())
-                }
-                None => None,
-            },
-            Change::PutGroup(group) => {
-                step.put(CellKey::Group(group.id.clone()), group)?;
-                self.guard(&mut step, &group.id);
-                Some(group.id.clone())
-            }
-            Change::RemoveGroup(group) => {
-                step.delete(CellKey::Group(group.clone()));
-                step.delete(CellKey::Note(group.clone()));
-                self.touch_group(&mut step, group);
-                Some(group.clone())
-            }
-            Change::Note { group, status } => {
-                step.compares
-                    .insert(CellKey::Group(group.clone()), Condition::Present);
-                self.guard(&mut step, group);
-                if self.after.group_version(group) > self.mirror.state.group_version(group) {
-                    // Its nominations have changed, or its placements.
-                    step.touch(CellKey::GroupSeq(group.clone()));
-                }
-                if **status == GroupStatus::default() {
-                    step.delete(CellKey::Note(group.clone()));
-                } else {
-                    step.put(CellKey::Note(group.clone()), status)?;
-                }
-                Some(group.clone())
-            }
-            Change::ForgetHost(id) => {
-                step.compares
-                    .insert(CellKey::Host(id.clone()), Condition::Absent);
-                step.expect(self.mirror, CellKey::HostSeq(id.clone()));
-                step.delete(CellKey::Known(id.clone()));
-                step.delete(CellKey::HostSeq(id.clone()));
-                None
-            }
-            Change::PutReservation(reservation) => {
-                self.put_reservation(&mut step, reservation)?;
-                None
-            }
-            Change::RemoveReservation { id, .. } => {
-                if let Some(known) = self.mirror.state.reservation(id)
-                    && self.after.reservation(id).is_none()
-                {
-                    let key = CellKey::Reservation(id.clone());
-                    step.expect(self.mirror, key.clone());
-                    step.delete(key);
-                    self.touch_hosts(&mut step, known);
-                }
-                None
-            }
-            Change::PutQuota(quota) => {
-                step.put(CellKey::Quota(quota.namespace.clone()), quota)?;
-                None
-            }
-            Change::RemoveQuota(namespace) => {
-                step.delete(CellKey::Quota(namespace.clone()));
-                step.delete(CellKey::QuotaSeq(namespace.clone()));
-                None
-            }
-            Change::ExpectGroup { .. } => None,
-        };
-        Ok((group, step))
     }
-
-    /// The budget rests on the group and its placements, the right to evict on what a host says of itself: the job's own,
-    /// or that of another of its gang.
-    fn emptying(&self, step: &mut Chunk, group: &GroupId, job: &JobId) {
-        step.expect(self.mirror, CellKey::Group(group.clone()));
-        step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
-        let state = &self.mirror.state;
-        let mut all = state.job(job).into_iter().chain(state.jobs_of(group));
-        if let Some(pressed) = all.find(|job| state.is_pressed(job)) {
-            step.expect(self.mirror, CellKey::Host(pressed.host.clone()));
-        }
-    }
-
-    /// The budget rests on the group and its placements, and that it has no room of its own on what is reserved there.
-    fn overstayed(&self, step: &mut Chunk, group: &GroupId, job: &JobId) {
-        step.expect(self.mirror, CellKey::Group(group.clone()));
-        step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
-        if let Some(job) = self.mirror.state.job(job) {
-            step.expect(self.mirror, CellKey::HostSeq(job.host.clone()));
-        }
-    }
-
-    /// Reservations and starts on one host take turns, or two of them could take its last room.
-    fn put_reservation(&self, step: &mut Chunk, reservation: &Reservation) -> Result<()> {
-        let key = CellKey::Reservation(reservation.id.clone());
-        step.expect(self.mirror, key.clone());
-        for host in reservation.claims.keys() {
-            step.expect(self.mirror, CellKey::Host(host.clone()));
-            step.expect(self.mirror, CellKey::HostSeq(host.clone()));
-        }
-        if let Some(known) = self.mirror.state.reservation(&reservation.id) {
-            self.touch_hosts(step, known);
-        }
-        self.touch_hosts(step, reservation);
-        // As the transaction leaves it.
-        match self.after.reservation(&reservation.id) {
-            Some(last) => step.put(key, last),
-            None => {
-                step.delete(key);
-                Ok(())
-            }
-        }
-    }
-
-    fn touch_hosts(&self, step: &mut Chunk, reservation: &Reservation) {
-        for host in reservation.claims.keys() {
-            if self.after.host(host).is_some() {
-                step.touch(CellKey::HostSeq(host.clone()));
-            }
-        }
-    }
-
-    /// Writes what an existing job should be by now; gives its group, or `None` if there is nothing to write: it is gone,
-    /// stopping already, or was started by this very transaction and is written as it ended.
-    fn rewrite(&self, step: &mut Chunk, id: &JobId) -> Result<Option<GroupId>> {
-        let Some(job) = self.mirror.state.job(id).filter(|job| !job.is_stopping) else {
-            return Ok(None);
-        };
-        let key = CellKey::Job(job.host.clone(), job.id.clone());
-        step.expect(self.mirror, key.clone());
-        self.touch(step, &job.host, &job.group);
-        match self.after.job(id) {
-            Some(job) => self.put_job(step, job)?,
-            None => step.delete(key),
-        }
-        Ok(Some(job.group.clone()))
-    }
-
-    /// Writes what a job should be, and its description with it.
-    fn put_job(&self, step: &mut Chunk, job: &Job) -> Result<()> {
-        let (hash, json) = self.descriptions.borrow_mut().of(&job.spec)?;
-        step.put_bytes(CellKey::Spec(hash), json);
-        let key = CellKey::Job(job.host.clone(), job.id.clone());
-        step.put(key, &StoredJob::of(job, hash))
-    }
-
-    /// The placements of this host and group change.
-    fn touch(&self, step: &mut Chunk, host: &HostId, group: &GroupId) {
-        if self.after.host(host).is_some() {
-            step.touch(CellKey::HostSeq(host.clone()));
-        }
-        self.touch_group(step, group);
-    }
-
-    fn touch_group(&self, step: &mut Chunk, group: &GroupId) {
-        self.guard(step, group);
-        if self.after.group_version(group) > 0 {
-            step.touch(CellKey::GroupSeq(group.clone()));
-        } else {
-            step.delete(CellKey::GroupSeq(group.clone()));
-        }
-    }
-
-    fn guard(&self, step: &mut Chunk, group: &GroupId) {
-        if self.guarded.contains(group) {
-            step.expect(self.mirror, CellKey::Group(group.clone()));
-            step.expect(self.mirror, CellKey::GroupSeq(group.clone()));
-        }
-    }
+    Ok(Plan { lanes, sweep })
 }

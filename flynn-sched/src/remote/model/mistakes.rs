@@ -6,7 +6,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use super::{
     Action, Trial, Troubles, group,
     properties::{COUNT, GANG, OVER, OWN},
-    trials::{apart, by_id, crowded, trial},
+    trials::{apart, beside, by_id, crowded, founding, trial},
 };
 use crate::{JobSpec, Jobs};
 
@@ -67,6 +67,18 @@ fn a_protocol_that_does_not_compare_what_keeps_apart_brings_them_together() {
 }
 
 #[test]
+fn a_protocol_that_does_not_compare_new_groups_makes_orphans() {
+    let keep = |compare: &Compare| !is_seq(&compare.key, "cell/groups/");
+    is_noticed(Trial { keep, ..founding() }, OWN);
+}
+
+#[test]
+fn a_protocol_that_does_not_compare_hosts_over_commits_beside_each_other() {
+    let keep = |compare: &Compare| !is_seq(&compare.key, "cell/seq/");
+    is_noticed(Trial { keep, ..beside() }, OVER);
+}
+
+#[test]
 fn a_store_that_tears_commits_breaks_gangs() {
     is_noticed(
         Trial {
@@ -105,8 +117,8 @@ fn every_trouble_happens() {
     actions.clear();
     trial.actions(&waiting, &mut actions);
     for expected in [
-        Action::Answer(0),
-        Action::LoseAnswer(0),
+        Action::Answer(0, 0),
+        Action::LoseAnswer(0, 0),
         Action::Crash(0),
         Action::Elect,
         Action::Rewrite(0),

@@ -34,8 +34,9 @@ pub(super) fn all() -> Vec<Property<Trial>> {
             claimed.all(|id| is_there(id.as_str()))
         }),
         Property::always(COUNT, |trial: &Trial, cell: &Cell| {
-            cell.has_lost_host
-                || wanted(trial).all(|(group, count)| live(cell, group).len() <= count)
+            // Those without a guard may be.
+            let guarded = wanted(trial).filter(|(group, _)| !group.as_str().starts_with("free"));
+            cell.has_lost_host || { guarded }.all(|(group, count)| live(cell, group).len() <= count)
         }),
         Property::always(GANG, |trial: &Trial, cell: &Cell| {
             // Those that ended and those that were removed count as placed.
@@ -84,7 +85,7 @@ fn wanted(trial: &Trial) -> impl Iterator<Item = (&GroupId, usize)> {
 pub(super) struct Bare {
     id: String,
     host: String,
-    group: String,
+    pub(super) group: String,
     is_stopping: bool,
     pub(super) is_evicted: bool,
     is_up: bool,

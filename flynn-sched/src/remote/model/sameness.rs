@@ -20,15 +20,12 @@ impl Cell {
             (scheduler.seen, scheduler.abandoned).hash(hasher);
             match &scheduler.stage {
                 Stage::Idle => 0.hash(hasher),
-                Stage::Behind => 1.hash(hasher),
-                Stage::Waiting {
-                    at,
-                    message,
-                    chunks,
-                    ..
-                } => {
-                    (2, at, chunks.len()).hash(hasher);
-                    message.hash(hasher);
+                Stage::Behind(None) => 1.hash(hasher),
+                Stage::Behind(Some(left)) => (2, format!("{left:?}")).hash(hasher),
+                Stage::Waiting { decision, messages } => {
+                    (3, decision.basis).hash(hasher);
+                    decision.flight.facts(hasher);
+                    messages.hash(hasher);
                 }
             }
         }

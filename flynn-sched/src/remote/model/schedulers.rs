@@ -1,6 +1,9 @@
 //! Schedulers in a few lines, which decide by the real rules and the real planner.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use flynn_discovery::backend::{
     Op,
@@ -16,12 +19,8 @@ use super::{
 };
 use crate::{
     Group, GroupId, GroupKind, HostId, Job, JobId, JobSpec, JobStatus, Phase, Transaction,
-    remote::{
-        keys::CellKey,
-        mirror::Mirror,
-        plan::{Chunk, Limits, Written, plan},
-    },
-    transaction::{Change, Mode},
+    remote::{carrying::Carrying, flight::Flight, keys::CellKey, mirror::Mirror, plan::Limits},
+    transaction::Change,
 };
 
 #[derive(Clone)]
@@ -30,7 +29,7 @@ pub(super) struct Scheduler {
     /// Tells mirrors apart.
     pub(super) seen: u64,
     /// What it would commit next.
-    pub(super) next: Option<Arc<Vec<Chunk>>>,
+    pub(super) next: Option<Arc<Decision>>,
     /// Commits of which it never heard. They make its jobs' names new.
     pub(super) abandoned: u8,
     pub(super) stage: Stage,
@@ -40,15 +39,22 @@ pub(super) struct Scheduler {
 pub(super) enum Stage {
     /// May propose.
     Idle,
-    /// Was refused: proposes again when it has seen more.
-    Behind,
-    /// This chunk of a transaction is on the wire.
+    /// Is done, or met others: goes on, with what is left if that is something, when it has seen more.
+    Behind(Option<Arc<Carrying>>),
+    /// These commits of a transaction are on the wire.
     Waiting {
-        chunks: Arc<Vec<Chunk>>,
-        at: usize,
-        written: Written,
-        message: Message,
+        decision: Decision,
+        messages: Vec<Message>,
     },
+}
+
+/// A transaction, and what carries out a part of it.
+#[derive(Clone)]
+pub(super) struct Decision {
+    pub(super) carrying: Arc<Carrying>,
+    pub(super) flight: Flight,
+    /// Tells what it was made from.
+    pub(super) basis: u64,
 }
 
 impl Scheduler {
@@ -60,7 +66,7 @@ impl Scheduler {
         trial: &Trial,
     ) -> Self {
         Self {
-            next: next(mirror, n, abandoned, trial).map(Arc::new),
+            next: next(mirror, seen, n, abandoned, trial).map(Arc::new),
             mirror: Arc::clone(mirror),
             seen,
             abandoned,
@@ -70,28 +76,50 @@ impl Scheduler {
 }
 
 /// What a scheduler would commit next.
-fn next(mirror: &Mirror, n: usize, abandoned: u8, trial: &Trial) -> Option<Vec<Chunk>> {
+fn next(mirror: &Mirror, seen: u64, n: usize, abandoned: u8, trial: &Trial) -> Option<Decision> {
     let transaction = match reserving(&mirror.state, n, trial) {
         Some(transaction) => transaction,
-        None => proposal(mirror, n, abandoned, trial.is_divided),
+        None => proposal(mirror, n, abandoned, trial),
     };
     if transaction.is_empty() {
         return None;
     }
-    let applied = mirror.state.apply(&transaction).ok()?;
-    let chunks = plan(mirror, &transaction, &applied, trial.limits).expect("ids are keys");
-    let is_whole = transaction.mode == Mode::Incremental || chunks.len() == 1;
-    (!chunks.is_empty() && is_whole).then_some(chunks)
+    decision(mirror, seen, &Carrying::new(transaction), trial)
 }
 
+/// What carries out what is left, if that is anything.
+pub(super) fn decision(
+    mirror: &Mirror,
+    seen: u64,
+    left: &Carrying,
+    trial: &Trial,
+) -> Option<Decision> {
+    let mut carrying = left.clone();
+    let (flight, _) = carrying.decide(mirror, trial.limits).ok()?;
+    let mut hasher = DefaultHasher::new();
+    (seen, format!("{left:?}")).hash(&mut hasher);
+    (!flight.is_empty()).then(|| Decision {
+        carrying: Arc::new(carrying),
+        flight,
+        basis: hasher.finish(),
+    })
+}
+
+/// How often a transaction is decided.
+pub(super) const ATTEMPTS: usize = 2;
+
 /// A scheduler in a few lines: starts what is missing, stops what is too much, removes what ended. Groups called
-/// `gang…` are placed whole or not at all.
-fn proposal(mirror: &Mirror, who: usize, abandoned: u8, is_divided: bool) -> Transaction {
+/// `gang…` are placed whole or not at all, those called `free…` without a guard.
+fn proposal(mirror: &Mirror, who: usize, abandoned: u8, trial: &Trial) -> Transaction {
     let state = &mirror.state;
     let mut transaction = Transaction::on(state);
+    let mut groups: Vec<Arc<Group>> = state.groups().cloned().collect();
+    if trial.is_founding {
+        groups = trial.groups.iter().cloned().map(Arc::new).collect();
+    }
     let is_lost = |id: &HostId| state.host(id).is_none_or(|h| h.lost_since_ms.is_some());
-    for (at, group) in state.groups().enumerate() {
-        if is_divided && at % 2 != who {
+    for (at, group) in groups.iter().enumerate() {
+        if trial.is_divided && at % 2 != who {
             continue;
         }
         let GroupKind::Service { count } = group.kind else {
@@ -107,7 +135,13 @@ fn proposal(mirror: &Mirror, who: usize, abandoned: u8, is_divided: bool) -> Tra
             group: group.id.clone(),
             version: state.group_version(&group.id),
         };
-        let mut next = transaction.clone().with(guard);
+        let mut next = transaction.clone();
+        if !group.id.as_str().starts_with("free") {
+            next = next.with(guard);
+        }
+        if state.group(&group.id).is_none() {
+            next = next.put_group(Arc::clone(group));
+        }
         let asked = next.changes.len();
         for job in state.jobs_of(&group.id) {
             if job.status.phase.is_final() {
@@ -196,20 +230,21 @@ pub(super) fn settle(store: &mut KvState, trial: &Trial) {
         statuses.push(put(&CellKey::Status(job.host.clone(), job.id.clone()), &up));
         start = start.start(job);
     }
-    let applied = mirror.state.apply(&start).expect("it is incremental");
+    let mut carrying = Carrying::new(start);
+    let (mut flight, _) = carrying
+        .decide(&mirror, Limits::of_attempt(0))
+        .expect("it is incremental");
     assert!(
-        applied.refused.is_empty(),
+        carrying.clone().into_refused("").is_empty(),
         "there is room for the first jobs"
     );
-    let chunks = plan(&mirror, &start, &applied, Limits::STORE).expect("ids are keys");
     let mut commit = |ops: Vec<Op>| {
         let compares = Vec::new();
         let done = store.apply(Command::Commit { compares, ops });
         done.result.expect("nothing is compared");
     };
-    for chunk in chunks {
-        let (_, ops) = chunk.prepared(&Written::default()).expect("ids are keys");
-        commit(ops);
+    while let Some(departure) = flight.depart().expect("ids are keys") {
+        commit(departure.ops);
     }
     if !statuses.is_empty() {
         commit(statuses);

@@ -1,9 +1,13 @@
 //! The trials: what may go wrong, and that nothing does.
 
+use flynn_discovery::backend::Key;
 use stateright::{Checker, Model};
 
-use super::{Trial, Troubles, group, properties::has, reservations::Reserving};
-use crate::{Constraint, Domain, GroupId, JobSpec, Jobs, remote::plan::Limits};
+use super::{Cell, Trial, Troubles, group, properties::has, reservations::Reserving};
+use crate::{
+    Constraint, Domain, GroupId, JobSpec, Jobs,
+    remote::plan::{Limits, Size},
+};
 
 /// One service and one gang that fill both hosts.
 pub(super) fn trial() -> Trial {
@@ -17,9 +21,10 @@ pub(super) fn trial() -> Trial {
         reserving: Reserving::Nothing,
         is_divided: false,
         room: 2,
-        limits: Limits::STORE,
+        limits: Limits::of_attempt(0),
         troubles: Troubles::default(),
         keep: |_| true,
+        is_founding: false,
         spoil: |_| (),
         tears: false,
         at_rest: |cell| has(cell, "web", 2) && has(cell, "gang", 2),
@@ -77,20 +82,29 @@ fn transactions_in_parts_are_as_safe_as_whole_ones() {
     check(Trial {
         groups: vec![
             group("api", 2, JobSpec::default()),
-            group("web", 2, JobSpec::default()),
+            group("web", 1, JobSpec::default()),
         ],
-        limits: Limits {
-            ops: 1,
-            bytes: 1 << 20,
-        },
+        limits: ONE_BY_ONE,
         troubles: Troubles {
-            elections: 1,
+            lost_answers: 1,
             ..Troubles::default()
         },
-        at_rest: |cell| has(cell, "web", 2) && has(cell, "api", 2),
+        at_rest: |cell| has(cell, "web", 1) && has(cell, "api", 2),
         ..trial()
     });
 }
+
+/// Every change is a commit of its own, if it is large enough.
+const ONE_BY_ONE: Limits = {
+    let size = Size {
+        ops: 1,
+        bytes: 1 << 20,
+    };
+    Limits {
+        in_turn: size,
+        beside: size,
+    }
+};
 
 /// Each scheduler has a group of its own, and together they want twice of what there is.
 pub(super) fn crowded() -> Trial {
@@ -114,6 +128,68 @@ pub(super) fn crowded() -> Trial {
 #[test]
 fn schedulers_of_different_groups_share_the_last_room_and_leave_none() {
     check(crowded());
+}
+
+/// As [`crowded`], and nothing is guarded: every start goes beside the others.
+pub(super) fn beside() -> Trial {
+    Trial {
+        groups: vec![
+            group("free-api", 2, JobSpec::default()),
+            group("free-web", 2, JobSpec::default()),
+        ],
+        limits: ONE_BY_ONE,
+        troubles: Troubles {
+            lost_answers: 1,
+            ..Troubles::default()
+        },
+        ..crowded()
+    }
+}
+
+#[test]
+fn starts_beside_each_other_share_the_last_room_and_leave_none() {
+    check(beside());
+}
+
+#[test]
+fn starts_beside_each_other_survive_a_new_leader_of_the_store() {
+    check(Trial {
+        groups: vec![
+            group("free-api", 2, JobSpec::default()),
+            group("web", 1, JobSpec::default()),
+        ],
+        troubles: Troubles {
+            elections: 1,
+            ..Troubles::default()
+        },
+        ..beside()
+    });
+}
+
+/// The groups are written with the first starts of their jobs.
+pub(super) fn founding() -> Trial {
+    Trial {
+        groups: vec![
+            group("free-api", 1, JobSpec::default()),
+            group("free-web", 1, JobSpec::default()),
+        ],
+        room: 2,
+        is_founding: true,
+        troubles: Troubles::default(),
+        always: |cell| cell.bare.iter().all(|job| is_founded(cell, &job.group)),
+        at_rest: |cell| has(cell, "free-api", 1) && has(cell, "free-web", 1),
+        ..beside()
+    }
+}
+
+fn is_founded(cell: &Cell, group: &str) -> bool {
+    let key = Key::parse(format!("cell/groups/{group}")).expect("it is a key");
+    cell.store.get(&key).is_some()
+}
+
+#[test]
+fn no_job_is_there_before_its_group_is() {
+    check(founding());
 }
 
 #[test]

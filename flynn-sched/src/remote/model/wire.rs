@@ -5,23 +5,23 @@ use std::{
     sync::Arc,
 };
 
-use flynn_discovery::backend::{
-    Compare, Op, Revision, WatchEvent,
-    kv::{Command, KvState},
+use flynn_discovery::{
+    Error as Refusal,
+    backend::{
+        Compare, Key, Op, Revision, WatchEvent,
+        kv::{Command, KvState},
+    },
 };
 
 use super::{
     Cell, Trial,
     properties::{bare, facts, is_unfair},
     sameness::print_of,
-    schedulers::{Scheduler, Stage},
+    schedulers::{ATTEMPTS, Decision, Scheduler, Stage},
 };
 use crate::{
     Eviction, GroupId, JobId,
-    remote::{
-        mirror::Mirror,
-        plan::{Chunk, Written},
-    },
+    remote::{carrying::Carrying, flight::Departure, mirror::Mirror},
     transaction::Change,
 };
 
@@ -30,6 +30,8 @@ use crate::{
 pub(super) struct Message {
     /// Tells messages apart.
     pub(super) print: u64,
+    /// Its lane in the flight.
+    lane: usize,
     compares: Vec<Compare>,
     ops: Vec<Op>,
     starts: Vec<JobId>,
@@ -55,88 +57,108 @@ impl Message {
 }
 
 impl Cell {
-    /// Puts a chunk on the wire.
+    /// Puts on the wire what need not wait for others.
     pub(super) fn send(
         &mut self,
         n: usize,
-        chunks: Arc<Vec<Chunk>>,
-        at: usize,
-        written: Written,
+        mut decision: Decision,
+        mut messages: Vec<Message>,
         t: &Trial,
     ) {
-        let chunk = &chunks[at];
-        let (mut compares, ops) = chunk.prepared(&written).expect("ids are keys");
-        compares.retain(t.keep);
-        let changes = chunk.changes.iter();
-        let mut message = Message {
-            print: {
-                let mut hasher = DefaultHasher::new();
-                format!("{compares:?} {ops:?}").hash(&mut hasher);
-                hasher.finish()
-            },
-            compares,
-            ops,
-            starts: changes.clone().filter_map(started).collect(),
-            removes: changes.clone().filter_map(removed).collect(),
-            evicts: changes.clone().filter_map(evicted).collect(),
-            reserves: changes.filter_map(reserved).collect(),
-        };
-        (t.spoil)(&mut message);
-        self.schedulers[n].stage = Stage::Waiting {
-            chunks,
-            at,
-            written,
-            message,
+        while let Some(next) = decision.flight.depart().expect("ids are keys") {
+            let Departure {
+                lane,
+                mut compares,
+                ops,
+            } = next;
+            compares.retain(t.keep);
+            let asked = &decision.carrying.transaction().changes;
+            let places = decision.flight.changes(lane).iter();
+            let changes = places.map(|place| &asked[*place]);
+            let mut message = Message {
+                print: {
+                    let mut hasher = DefaultHasher::new();
+                    format!("{compares:?} {ops:?}").hash(&mut hasher);
+                    hasher.finish()
+                },
+                lane,
+                compares,
+                ops,
+                starts: changes.clone().filter_map(started).collect(),
+                removes: changes.clone().filter_map(removed).collect(),
+                evicts: changes.clone().filter_map(evicted).collect(),
+                reserves: changes.filter_map(reserved).collect(),
+            };
+            (t.spoil)(&mut message);
+            messages.push(message);
+        }
+        self.schedulers[n].stage = if messages.is_empty() {
+            let mut carrying = Carrying::clone(&decision.carrying);
+            let is_more = carrying.learn(&decision.flight.landed);
+            let is_more = is_more && carrying.attempts() < ATTEMPTS;
+            Stage::Behind(is_more.then(|| Arc::new(carrying)))
+        } else {
+            Stage::Waiting { decision, messages }
         };
     }
 
-    /// Carries out what a scheduler waits for, and tells it.
-    pub(super) fn answer(&mut self, n: usize, trial: &Trial) {
-        let stage = std::mem::replace(&mut self.schedulers[n].stage, Stage::Behind);
+    /// Carries out one of the commits that a scheduler waits for, and tells it.
+    pub(super) fn answer(&mut self, n: usize, m: usize, trial: &Trial) {
+        let stage = std::mem::replace(&mut self.schedulers[n].stage, Stage::Idle);
         let Stage::Waiting {
-            chunks,
-            at,
-            mut written,
-            message,
+            mut decision,
+            mut messages,
         } = stage
         else {
             return;
         };
-        let Some(revision) = self.carry_out(&message) else {
-            return;
-        };
-        self.claimed.extend(message.starts);
-        self.reserved.extend(message.reserves);
-        chunks[at].record(revision, &mut written);
-        if at + 1 < chunks.len() {
-            self.send(n, chunks, at + 1, written, trial);
+        let message = messages.remove(m);
+        match self.carry_out(&message) {
+            Ok(revision) => {
+                self.claimed.extend(message.starts);
+                self.reserved.extend(message.reserves);
+                decision.flight.carried_out(message.lane, revision);
+            }
+            Err(key) => decision.flight.refused(message.lane, &key),
         }
+        self.send(n, decision, messages, trial);
     }
 
     /// The scheduler no longer waits. It may propose again, even from what it saw before.
-    pub(super) fn abandon(&mut self, n: usize, trial: &Trial) -> Option<Message> {
+    pub(super) fn abandon(&mut self, n: usize, trial: &Trial) -> Vec<Message> {
         let scheduler = &self.schedulers[n];
-        let Stage::Waiting { message, .. } = &scheduler.stage else {
-            return None;
+        let Stage::Waiting { messages, .. } = &scheduler.stage else {
+            return Vec::new();
         };
-        let message = message.clone();
+        let messages = messages.clone();
         let (mirror, seen) = (Arc::clone(&scheduler.mirror), scheduler.seen);
         let abandoned = scheduler.abandoned + 1;
         self.schedulers[n] = Scheduler::seeing(n, &mirror, seen, abandoned, trial);
-        Some(message)
+        messages
     }
 
-    pub(super) fn carry_out(&mut self, message: &Message) -> Option<Revision> {
+    pub(super) fn carry_out(&mut self, message: &Message) -> Result<Revision, Key> {
         let revision = self.write(message.compares.clone(), message.ops.clone())?;
         self.removed.extend(message.removes.iter().cloned());
         let mut evicts = message.evicts.iter();
         self.is_unfair |= evicts.any(|(job, by)| is_unfair(self, job, by));
-        Some(revision)
+        Ok(revision)
     }
 
-    pub(super) fn write(&mut self, compares: Vec<Compare>, ops: Vec<Op>) -> Option<Revision> {
+    /// Somebody else than a scheduler says something.
+    pub(super) fn report(&mut self, compares: Vec<Compare>, op: Op) {
+        // Of a job that was removed meanwhile there is nothing to say.
+        let _ = self.write(compares, vec![op]);
+    }
+
+    /// Writes to the store, if the compares hold; else names the first that does not.
+    fn write(&mut self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Revision, Key> {
         let done = self.store.apply(Command::Commit { compares, ops });
-        done.result.ok()?;
+        match done.result {
+            Ok(_) => {}
+            Err(Refusal::Conflict { key }) => return Err(key),
+            Err(error) => panic!("the store takes what is sent: {error}"),
+        }
         if let Some((revision, changes)) = done.changes {
             let news = WatchEvent::Changes { changes, revision };
             self.truth = Arc::new(self.truth.after(news, 1));
@@ -144,7 +166,7 @@ impl Cell {
             self.facts = facts(&self.store).into();
             self.print = print_of(&self.store);
         }
-        Some(self.store.revision())
+        Ok(self.store.revision())
     }
 }
 

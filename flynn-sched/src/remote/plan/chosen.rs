@@ -9,7 +9,7 @@ use crate::{
     JobId,
     remote::{
         keys::CellKey,
-        plan::{Chunk, Planner},
+        plan::{Chunk, steps::Planner},
     },
 };
 

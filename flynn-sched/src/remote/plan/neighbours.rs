@@ -16,13 +16,15 @@
 //! [`Constraint::Near`] rests on one job that is there: that job must still be listed. The first of jobs that are to be
 //! near each other rests on none of them being there: it compares what one that keeps apart from them would.
 
+use std::sync::Arc;
+
 use flynn_discovery::backend::Condition;
 
 use crate::{
     Constraint, Domain, Job, Jobs,
     remote::{
         keys::CellKey,
-        plan::{Chunk, Planner},
+        plan::{Chunk, steps::Planner},
     },
 };
 
@@ -61,16 +63,7 @@ impl Planner<'_> {
     }
 
     fn near(&self, step: &mut Chunk, job: &Job, jobs: &Jobs, within: &Domain) {
-        let Some(host) = self.after.host(&job.host) else {
-            return;
-        };
-        // One that this transaction starts itself is written before, or nothing is.
-        let witness = self.mirror.state.live(jobs).find(|other| {
-            let other_host = self.after.host(&other.host);
-            self.after.job(&other.id).is_some()
-                && other_host.is_some_and(|other| within.of(&other.host) == within.of(&host.host))
-        });
-        if let Some(witness) = witness {
+        if let Some(witness) = self.witness(job, jobs, within) {
             let key = CellKey::Job(witness.host.clone(), witness.id.clone());
             step.compares.insert(key, Condition::Present);
         } else if jobs.matches(&job.group) {
@@ -88,5 +81,26 @@ impl Planner<'_> {
             Jobs::Group(group) => step.expect(self.mirror, CellKey::GroupSeq(group.clone())),
             Jobs::Prefix(_) => step.expect(self.mirror, CellKey::GroupsSeq),
         }
+    }
+
+    /// Are all those that the job is to be near there already? One that this transaction starts itself has to be written
+    /// before.
+    pub(super) fn is_near_known(&self, job: &Job) -> bool {
+        job.spec
+            .constraints
+            .iter()
+            .all(|constraint| match constraint {
+                Constraint::Near { jobs, within } => self.witness(job, jobs, within).is_some(),
+                _ => true,
+            })
+    }
+
+    fn witness(&self, job: &Job, jobs: &Jobs, within: &Domain) -> Option<&Arc<Job>> {
+        let host = self.after.host(&job.host)?;
+        self.mirror.state.live(jobs).find(|other| {
+            let other_host = self.after.host(&other.host);
+            self.after.job(&other.id).is_some()
+                && other_host.is_some_and(|other| within.of(&other.host) == within.of(&host.host))
+        })
     }
 }

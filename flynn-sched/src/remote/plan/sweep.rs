@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     remote::{
         keys::CellKey,
-        plan::{Chunk, Planner},
+        plan::{Chunk, steps::Planner},
     },
     transaction::Change,
 };

@@ -2,8 +2,8 @@
 //! news must not make them less even than they may be.
 //!
 //! Who has seen all jobs of the group decides alone which places count: filters of its own may rule some out that the
-//! cell knows nothing against. Where the group has changed since the snapshot, two have decided without each other, and the
-//! cell judges by what it knows itself: a place counts if one of its hosts would take the job now. Who is refused looks
+//! cell knows nothing against. Where the group has changed since the snapshot, two have decided without each other, and
+//! where another change of the group was refused, it is not as it was planned; there the cell judges by what it knows itself: a place counts if one of its hosts would take the job now. Who is refused looks
 //! again, and has seen all jobs then.
 
 use std::{
@@ -54,10 +54,12 @@ impl Skews {
 }
 
 impl Applying<'_> {
-    /// Is the group to be spread strictly, and has it changed since the snapshot?
+    /// Is the group to be spread strictly, and is it another by now than who decided this took it for? It is if it has
+    /// changed since the snapshot, or if something that was decided together with the job was refused.
     pub(super) fn must_be_even(&self, job: &Job) -> bool {
         let is_strict = job.spec.spread.iter().any(|wish| wish.max_skew.is_some());
-        is_strict && self.before.group_version(&job.group) > self.transaction.basis
+        let has_changed = || self.before.group_version(&job.group) > self.transaction.basis;
+        is_strict && (has_changed() || self.incomplete.contains(&job.group))
     }
 
     /// The job does not make its group less even than it may be. All jobs are written that this transaction has started.

@@ -57,20 +57,25 @@ pub enum Eviction {
     },
     /// It stops at once: it stayed longer than it was [expected](crate::JobSpec::expected) to, in room that is reserved for
     /// others who are there now. It is run anew when there is room elsewhere.
-    Overstayed {
-        /// The group that needs its room.
-        by: GroupId,
-        /// The reservation that has begun.
-        reservation: ReservationId,
-        /// When that was found, in milliseconds since the Unix epoch.
-        at_ms: u64,
-    },
+    Overstayed(Box<Overstay>),
     /// It stops at once: its host is being emptied and does not wait for its end. It is run anew elsewhere, as the same
     /// attempt. Of a gang, the jobs on other hosts go with it.
     Emptying {
         /// Why, in a few words, such as `host a has the taint broken-fan`; at most [`Eviction::WHY_MAX`] bytes.
         why: String,
     },
+}
+
+/// For whom a job that stayed too long had to go. (Apart, since every job has room for its eviction.)
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "schedulers of others write it")]
+pub struct Overstay {
+    /// The group that needs its room.
+    pub by: GroupId,
+    /// The reservation that has begun.
+    pub reservation: ReservationId,
+    /// When that was found, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 impl Eviction {
@@ -88,11 +93,10 @@ impl fmt::Display for Eviction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Preempted { by, .. } => write!(f, "its room is needed for group {by}"),
-            Self::Overstayed {
-                by, reservation, ..
-            } => write!(
+            Self::Overstayed(overstay) => write!(
                 f,
-                "it stayed longer than expected in room that reservation {reservation} holds for group {by}"
+                "it stayed longer than expected in room that reservation {} holds for group {}",
+                overstay.reservation, overstay.by
             ),
             Self::Moving { why } | Self::Emptying { why } => f.write_str(why),
         }

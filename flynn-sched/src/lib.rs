@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use group::{Cron, Forgotten, Group, GroupKind, GroupStatus, Missed, Nomination, Overlap};
 pub use host::{Host, Overcommit};
 pub use id::{GroupId, HostId, JobId, Namespace, ReservationId};
-pub use job::{Eviction, Job, JobStatus, Phase};
+pub use job::{Eviction, Job, JobStatus, Overstay, Phase};
 pub use named::Named;
 pub use preemption::Preemptor;
 pub use quota::{Quota, Usage};

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future;
 
 use crate::{
-    Claim, Eviction, Group, GroupKind, Job, JobSpec, Jobs, Named, Reservation, ReservationId,
-    Transaction,
+    Claim, Eviction, Group, GroupKind, Job, JobSpec, Jobs, Named, Overstay, Reservation,
+    ReservationId, Transaction,
     conformance::{Fixture, group, group_id, host, host_id, job, job_id, join, memory},
     transaction::Change,
 };
@@ -170,10 +170,12 @@ pub async fn who_stays_too_long_gives_way_to_the_holder_and_to_nobody_else(cell:
         }));
     let committed = cell.cluster.commit(write).await.unwrap();
     assert_eq!(committed.refused, vec![]);
-    let overstayed = |by: &str, at_ms| Eviction::Overstayed {
-        by: group_id(by),
-        reservation: ReservationId::parse("r").unwrap(),
-        at_ms,
+    let overstayed = |by: &str, at_ms| {
+        Eviction::Overstayed(Box::new(Overstay {
+            by: group_id(by),
+            reservation: ReservationId::parse("r").unwrap(),
+            at_ms,
+        }))
     };
     let wrong = [
         ("stays", "g", 80_000),

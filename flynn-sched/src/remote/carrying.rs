@@ -180,7 +180,8 @@ fn groups<'a>(
         Change::Start(job) => (Some(&job.group), None),
         Change::Stop(id) | Change::Remove(id) => (of(id), None),
         Change::Evict { job, why } => match why {
-            Eviction::Preempted { by, .. } | Eviction::Overstayed { by, .. } => (of(job), Some(by)),
+            Eviction::Preempted { by, .. } => (of(job), Some(by)),
+            Eviction::Overstayed(overstay) => (of(job), Some(&overstay.by)),
             Eviction::Moving { .. } | Eviction::Emptying { .. } => (of(job), None),
         },
         Change::PutGroup(group) => (Some(&group.id), None),

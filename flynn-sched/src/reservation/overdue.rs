@@ -16,8 +16,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Budget, ClusterState, Eviction, Group, GroupId, HostId, HostState, Job, JobId, Partition,
-    Reservation, ReservationId, transaction::Change,
+    Budget, ClusterState, Eviction, Group, GroupId, HostId, HostState, Job, JobId, Overstay,
+    Partition, Reservation, ReservationId, transaction::Change,
 };
 
 use super::{
@@ -44,11 +44,11 @@ impl Reclaimed {
         let by = group.id.clone();
         let evict = move |(job, reservation): &(JobId, ReservationId)| Change::Evict {
             job: job.clone(),
-            why: Eviction::Overstayed {
+            why: Eviction::Overstayed(Box::new(Overstay {
                 by: by.clone(),
                 reservation: reservation.clone(),
                 at_ms: now_ms,
-            },
+            })),
         };
         self.overstayed.iter().map(evict)
     }

@@ -282,7 +282,7 @@ impl Seats {
 pub(super) fn was_preempted(job: &Job) -> bool {
     matches!(
         job.evicted,
-        Some(Eviction::Preempted { .. } | Eviction::Overstayed { .. })
+        Some(Eviction::Preempted { .. } | Eviction::Overstayed(_))
     )
 }
 

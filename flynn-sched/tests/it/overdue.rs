@@ -147,7 +147,7 @@ fn a_holder_that_waits_is_served_when_its_reservation_begins() {
     let found = state
         .jobs_of(&group_id("late"))
         .find_map(|job| match &job.evicted {
-            Some(Eviction::Overstayed { at_ms, .. }) => Some(*at_ms),
+            Some(Eviction::Overstayed(overstay)) => Some(overstay.at_ms),
             _ => None,
         });
     assert_eq!(

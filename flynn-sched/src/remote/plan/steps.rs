@@ -5,7 +5,8 @@ use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 use flynn_discovery::backend::Condition;
 
 use crate::{
-    ClusterState, Eviction, GroupId, GroupStatus, HostId, Job, JobId, Reservation, Result,
+    ClusterState, Eviction, GroupId, GroupStatus, HostId, Job, JobId, Overstay, Reservation,
+    Result,
     remote::{
         keys::CellKey,
         mirror::Mirror,
@@ -129,13 +130,10 @@ impl Planner<'_> {
                     self.guard(step, by);
                 } else if let (Some(group), Eviction::Emptying { .. }) = (&group, why) {
                     self.emptying(step, group, job);
-                } else if let (
-                    Some(group),
-                    Eviction::Overstayed {
+                } else if let (Some(group), Eviction::Overstayed(overstay)) = (&group, why) {
+                    let Overstay {
                         by, reservation, ..
-                    },
-                ) = (&group, why)
-                {
+                    } = &**overstay;
                     self.overstayed(step, group, job);
                     step.expect(self.mirror, CellKey::Reservation(reservation.clone()));
                     step.expect(self.mirror, CellKey::Group(by.clone()));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Budget, Eviction, Group, GroupId, GroupKind, Job, JobId, Partition, ReservationId};
+use crate::{Budget, Eviction, Group, GroupId, GroupKind, Job, JobId, Overstay, Partition};
 
 use super::{Applying, No};
 
@@ -29,11 +29,7 @@ impl Applying<'_> {
             }
             Eviction::Moving { .. } => self.may_move(&job)?,
             Eviction::Emptying { .. } => self.empty(&job)?,
-            Eviction::Overstayed {
-                by,
-                reservation,
-                at_ms,
-            } => self.overstay(&job, by, reservation, *at_ms)?,
+            Eviction::Overstayed(overstay) => self.overstay(&job, overstay)?,
         }
         let evicted = Job {
             is_stopping: why.is_at_once(),
@@ -80,13 +76,12 @@ impl Applying<'_> {
     }
 
     /// Must the job give way to this group, whose reservation it is in the way of? If so, its group's budget is one less.
-    fn overstay(
-        &mut self,
-        job: &Job,
-        by: &GroupId,
-        reservation: &ReservationId,
-        at_ms: u64,
-    ) -> Result<(), No> {
+    fn overstay(&mut self, job: &Job, overstay: &Overstay) -> Result<(), No> {
+        let Overstay {
+            by,
+            reservation,
+            at_ms,
+        } = overstay;
         self.open(by)?;
         let Some(holder) = self.state.group(by) else {
             return Err(No::group(by, "it is gone, and needs no room"));
@@ -98,7 +93,7 @@ impl Applying<'_> {
                 format!("no reservation {reservation} holds room for group {by}"),
             ));
         };
-        if !self.state.has_overstayed(job, known, at_ms) {
+        if !self.state.has_overstayed(job, known, *at_ms) {
             return Err(No::conflict(
                 &job.host,
                 format!(

@@ -49,7 +49,10 @@ pub(crate) async fn report(report: &mut Report) -> Result<()> {
             batches,
             batch: 1000,
         };
-        let case = |figure: &str| format!("commit_raft, {schedulers} schedulers{figure}");
+        let case = |figure: &str| match schedulers {
+            1 => format!("commit_raft{figure}"),
+            _ => format!("commit_raft, {schedulers} schedulers{figure}"),
+        };
         let metrics = [
             Metric::higher(case(""), "placements/s"),
             Metric::lower(case(", a batch, p50"), "ms"),

@@ -1,5 +1,7 @@
 //! Which jobs should be near each other, apart, or spread: over hosts, racks, zones or the values of a tag.
 
+use std::{collections::BTreeMap, ops::Bound};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{GroupId, Host};
@@ -63,6 +65,20 @@ impl Jobs {
             Self::Group(id) => id == group,
             Self::Prefix(prefix) => group.as_str().starts_with(prefix.as_str()),
         }
+    }
+
+    /// What a map has for the groups that are meant.
+    pub(crate) fn within<'m, V>(
+        &'m self,
+        map: &'m BTreeMap<GroupId, V>,
+    ) -> impl Iterator<Item = &'m V> {
+        let first = match self {
+            Self::Group(id) => id.as_str(),
+            Self::Prefix(prefix) => prefix.as_str(),
+        };
+        map.range::<str, _>((Bound::Included(first), Bound::Unbounded))
+            .take_while(|(group, _)| self.matches(group))
+            .map(|(_, value)| value)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What has been claimed and released since the snapshot, for those who ask where other groups' jobs are.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
 
 use crate::{ClusterState, GroupId, HostId, JobSpec, Jobs, placement::Tally, state::KeepingApart};
 
@@ -57,14 +57,8 @@ impl Claims {
 
     /// The same of many.
     pub(super) fn of_jobs<'c>(&'c self, jobs: &'c Jobs) -> impl Iterator<Item = (usize, i64)> {
-        let first = match jobs {
-            Jobs::Group(id) => id.as_str(),
-            Jobs::Prefix(prefix) => prefix.as_str(),
-        };
-        self.by_group
-            .range::<str, _>((Bound::Included(first), Bound::Unbounded))
-            .take_while(|(group, _)| jobs.matches(group))
-            .flat_map(|(_, slots)| slots)
+        jobs.within(&self.by_group)
+            .flatten()
             .map(|(slot, more)| (*slot as usize, *more))
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::{Bound, Range},
+    ops::Range,
     sync::Arc,
 };
 
@@ -91,14 +91,8 @@ impl Starting {
     }
 
     fn meant<'j>(&'j self, jobs: &'j Jobs) -> impl Iterator<Item = &'j Arc<Job>> {
-        let first = match jobs {
-            Jobs::Group(id) => id.as_str(),
-            Jobs::Prefix(prefix) => prefix.as_str(),
-        };
-        self.by_group
-            .range::<str, _>((Bound::Included(first), Bound::Unbounded))
-            .take_while(|(group, _)| jobs.matches(group))
-            .flat_map(|(_, pieces)| pieces)
+        jobs.within(&self.by_group)
+            .flatten()
             .flat_map(|piece| &self.jobs[piece.clone()])
     }
 }
